@@ -1,7 +1,9 @@
 # For a machine with Python >= 3.10 and make; everything goes into .venv here.
-# Another Python: make PYTHON=/path/to/python3 … ; more processes for the tests: make test JOBS=4
+# Another Python: make PYTHON=/path/to/python3 … ; more processes for the tests: make test JOBS=4 ;
+# JupyterLab on a server: make lab LAB='--no-browser --port 8888'
 PYTHON ?= python3
 JOBS ?= 2
+LAB ?=
 VENV := .venv
 BIN := $(VENV)/bin
 ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
@@ -23,10 +25,10 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
 
 demo: $(RUN) ## the whole procedure at toy size: train, find the objects, train again, compare
-	$(ACTIVE) $(BIN)/oacl demo
+	@$(ACTIVE) $(BIN)/oacl demo
 
 lab: $(DEV) ## JupyterLab on the notebooks
-	$(ACTIVE) $(BIN)/jupyter lab --notebook-dir=nbs
+	@$(ACTIVE) $(BIN)/jupyter lab --notebook-dir=nbs $(LAB)
 
 test: $(DEV) ## everything that must hold before a commit
 	@$(MAKE) --no-print-directory check
@@ -38,7 +40,7 @@ check: $(DEV) ## are notebooks, package and README in step? changes nothing
 	$(BIN)/python tools/check.py
 
 test-notebooks: $(DEV) ## the quick cells of every notebook
-	$(ACTIVE) $(BIN)/nbdev_test --n_workers $(JOBS) --timing
+	@$(ACTIVE) $(BIN)/nbdev_test --n_workers $(JOBS) --timing
 
 # Only the notebooks that have slow cells (or, where a GPU is there, GPU cells) run again.
 test-slow: $(DEV) ## the slow cells, and the GPU cells where there is a GPU
@@ -51,7 +53,7 @@ test-slow: $(DEV) ## the slow cells, and the GPU cells where there is a GPU
 	$(ACTIVE) $(BIN)/nbdev_test --file_re "^($$names)\.ipynb$$" --flags "$$flags" --n_workers $$workers --timing
 
 test-python: $(DEV) ## what a notebook cell cannot hold: commands, processes, packaging
-	$(ACTIVE) $(BIN)/python -m pytest -q tests
+	@$(ACTIVE) $(BIN)/python -m pytest -q tests
 
 export: $(DEV) ## clean the notebooks, write the package and README.md from them
 	$(BIN)/python tools/check.py --write
@@ -89,12 +91,12 @@ define install
   { echo "oacl needs Python 3.10 or newer: $(PYTHON) is $$('$(PYTHON)' -V 2>&1); name one with make PYTHON=/path/to/python3"; exit 1; }
 @if ! { $(BIN)/python -m pip --version && grep -F '$(CURDIR)/$(BIN)/' $(BIN)/pip; } >/dev/null 2>&1; then \
   '$(PYTHON)' -c 'import venv, ensurepip' 2>/dev/null || \
-    { echo '$(PYTHON) cannot make virtual environments: install the package python3-venv (Debian, Ubuntu: apt install python3-venv)'; exit 1; }; \
+    { echo '$(PYTHON) cannot make virtual environments: install python3-venv (Debian, Ubuntu: apt install python3-venv)'; exit 1; }; \
   echo 'making $(VENV)'; '$(PYTHON)' -m venv --clear $(VENV); \
 fi
 @for info in $(VENV)/lib/python*/site-packages/*.dist-info; do \
   if [ -d "$$info" ] && [ ! -f "$$info/INSTALLER" ]; then rm -rf "$$info"; fi; done
 @echo 'installing into $(VENV); the first time this takes some minutes'
-@$(BIN)/python -m pip install -q 'pip>=21.3'
-@set -o pipefail; $(BIN)/python -m pip install -e '$(1)' | awk '/Downloading|Building|Installing|Successfully/ {print; fflush()}'
+@$(BIN)/python -m pip install -q 'pip>=21.3' 'setuptools>=70.1'
+@set -o pipefail; $(BIN)/python -m pip install --no-build-isolation -e '$(1)' | awk '/Downloading|Building|Installing|Successfully/ {print; fflush()}'
 endef
