@@ -82,7 +82,7 @@ def format_score(
     mean = f'{scores.mean():.{decimals}f}'
     return mean if len(scores) == 1 else f'{mean} ± {scores.std(ddof=1):.{decimals}f}'
 
-# %% ../nbs/21_report.ipynb #fe99a9fb
+# %% ../nbs/21_report.ipynb #056f90e2
 def _clean(text):
     "Text without control characters and broken file-name bytes, which no font and no page can hold."
     return re.sub('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]', '\ufffd', str(text))
@@ -99,6 +99,13 @@ def _model_styles(models):
     look = lambda i: dict(color=colours[i % 10], marker=marks[i % 8], hatch=hatches[i % 8], line=lines[i % 4])
     return {model: look(i) for i, model in enumerate(models)}
 
+def _legend(figure, ax):
+    "The legend above the axes, in as many columns as its longest name allows."
+    handles, labels = ax.get_legend_handles_labels()
+    labels = [_short(label, 44) for label in labels]
+    columns = int(_width*72/(6.2*max(map(len, labels), default=1) + 52))          # points: letters, and a handle with its gaps
+    figure.legend(handles, labels, loc='outside upper left', ncols=min(3, max(1, columns)))
+
 def _runs(logs):
     "Gather the runs of each model: model -> list of logs. 'plain/0', 'plain seed 1', 'plain-seed2' and 'plain#3' are seeds of 'plain'."
     runs = {}
@@ -113,7 +120,7 @@ def _smooth(values, window):
     total, count = (np.convolve(v, kernel, 'same') for v in (np.where(known, values, 0), known.astype(float)))
     return np.where(count > 0, total/np.maximum(count, 1), np.nan)
 
-# %% ../nbs/21_report.ipynb #9919b824
+# %% ../nbs/21_report.ipynb #bf104039
 def _series(log, key):
     "Steps and values of one quantity of a log, as float arrays."
     rows = [(r['step'], r[key]) for r in log if r.get(key) is not None]
@@ -135,7 +142,7 @@ def loss_curves(
         ax.set_ylabel(label)
         if key == 'feature_std': ax.set_ylim(bottom=0)
     axes[-1].set_xlabel('optimiser step')
-    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside upper left', ncols=3)
+    _legend(figure, axes[0])
     return figure
 
 def _curve(ax, x, y, style, label, thick):
@@ -321,7 +328,7 @@ def neighbours_grid(
         for ax, image in zip(row, (query_images[n], *neighbour_images[n])): _show(ax, image)
     return figure
 
-# %% ../nbs/21_report.ipynb #220b79d2
+# %% ../nbs/21_report.ipynb #b2b88830
 variant_names = dict(original='original', only_bg_b='background only, black box', only_bg_t='background only, tiled box',
                      no_fg='object blacked out', only_fg='object only, on black', mixed_same='background of the same class',
                      mixed_rand='background of a random class', mixed_next='background of the next class', context_rand='random companions')
@@ -366,7 +373,7 @@ def variant_bars(
     _level(ax, chance, 'chance', ':')
     _level(ax, ceiling, 'supervised', '--', rows)
     ax.set_xlabel(f'accuracy (%), {probe} probe')
-    figure.legend(loc='outside upper left', ncols=2)
+    _legend(figure, ax)
     return figure
 
 # %% ../nbs/21_report.ipynb #d39cc9a8
@@ -401,7 +408,7 @@ def gap_plot(
     ax.margins(x=.12)
     return figure
 
-# %% ../nbs/21_report.ipynb #e9e8ef2c
+# %% ../nbs/21_report.ipynb #66169383
 @figure_style()
 def crops_bars(
     accuracy:dict, # model -> percents, one a seed: k-NN accuracy on crops of single objects
@@ -417,10 +424,10 @@ def crops_bars(
         _score_bars(ax, {model: {'': scores.get(model)} for model in accuracy}, [''], {})
         ax.set_xlabel(label)
     _level(axes[0], chance, 'chance', ':')
-    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside upper left', ncols=3)
+    _legend(figure, axes[0])
     return figure
 
-# %% ../nbs/21_report.ipynb #f9079430
+# %% ../nbs/21_report.ipynb #2b2e8e60
 @figure_style()
 def confusion_heatmap(
     matrix, # (C,C) counts: rows are the true class, columns the predicted one
@@ -436,7 +443,8 @@ def confusion_heatmap(
     figure, (ax,) = _figure(min(6.2, 2 + .48*len(classes)))
     picture = ax.imshow(percent, cmap='cividis', vmin=0, vmax=100, aspect='auto')
     names = [_short(name, 14) if len(classes) <= 30 else str(i) for i, name in enumerate(classes)]
-    ax.set_xticks(range(len(names)), names, rotation=40, ha='right', rotation_mode='anchor')
+    turn = 40 if len(classes) <= 12 else 90
+    ax.set_xticks(range(len(names)), names, rotation=turn, ha='right', va='center' if turn == 90 else 'top', rotation_mode='anchor')
     ax.set_yticks(range(len(names)), names)
     ax.set(xlabel='predicted class', ylabel='true class', title=title)
     ax.grid(False)
