@@ -6,7 +6,7 @@
 __all__ = ['check_maps', 'binarise', 'clean_mask', 'mask_to_boxes', 'refine_crf', 'save_boxes', 'load_boxes', 'mask_paths',
            'save_masks', 'load_mask', 'load_masks']
 
-# %% ../nbs/04_masks.ipynb #a815ab88
+# %% ../nbs/04_masks.ipynb #54473f31
 import re
 from pathlib import Path, PurePath
 
@@ -16,20 +16,20 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from .core import DataError, InputError, OaclError, atomic_write
 
-# %% ../nbs/04_masks.ipynb #947d5e56
+# %% ../nbs/04_masks.ipynb #d0b7015d
 def check_maps(
     maps:Tensor, # what should be (N,1,H,W), bool or in [0,1]
     name:str='masks', # what the caller calls them
 ):
-    "Raise InputError unless `maps` are soft maps or hard masks."
+    "Raise InputError unless `maps` are (N,1,H,W) and hold soft maps in [0,1] or hard masks."
     if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[1] != 1 or 0 in maps.shape[2:]:
         raise InputError(f'{name} must be a tensor (N,1,H,W), got {tuple(getattr(maps, "shape", ())) or type(maps).__name__}')
     if maps.dtype == torch.bool: return
-    if not maps.is_floating_point(): raise InputError(f'{name} must be bool or float in [0,1], got {maps.dtype}: divide by 255 or compare first')
+    if not maps.is_floating_point():
+        raise InputError(f'{name} must be bool or float in [0,1], got {maps.dtype}: divide by 255 or compare first')
     inside = ((maps >= -1e-6) & (maps <= 1 + 1e-6)).flatten(1).all(1)   # False for NaN too
     if not inside.all():
         raise InputError(f'{name}[{int((~inside).nonzero()[0])}] has values that are NaN or outside [0,1]: scale each map to [0,1] first')
@@ -88,7 +88,7 @@ def _outlines(
     else: found = cv2.connectedComponentsWithStats(image, connectivity=8)[2][1:,:4].astype(np.float64)
     return np.concatenate([found[:,:2], found[:,:2] + found[:,2:]], axis=1)
 
-# %% ../nbs/04_masks.ipynb #b4769377
+# %% ../nbs/04_masks.ipynb #9c45dc61
 def mask_to_boxes(
     masks:Tensor, # (N,1,H,W) soft in [0,1] or bool
     threshold:float=.5, # share of each map's maximum
@@ -97,7 +97,8 @@ def mask_to_boxes(
     inner:bool=False, # also a box for every inner outline, as the published code has
 ) -> list[Tensor]: # per image (K,4) float32 xyxy in [0,1], largest first; (0,4) where there is nothing
     "Threshold, one rectangle per connected region, drop the small, enlarge, clip."
-    if not (0 <= min_area <= 1 and 0 <= margin): raise InputError(f'min_area must be in [0,1] and margin at least 0, got {min_area} and {margin}')
+    if not (0 <= min_area <= 1 and 0 <= margin):
+        raise InputError(f'min_area must be in [0,1] and margin at least 0, got {min_area} and {margin}')
     height, width = masks.shape[-2:] if isinstance(masks, Tensor) else (1, 1)
     boxes = []
     for mask in binarise(masks, threshold)[:,0].cpu().numpy():
@@ -156,7 +157,7 @@ def _box_problem(
     if box[0] >= box[2] or box[1] >= box[3]: return 'corners out of order or no area (x1 < x2 and y1 < y2 must hold)'
     return ''
 
-# %% ../nbs/04_masks.ipynb #0a560176
+# %% ../nbs/04_masks.ipynb #cde8fb32
 def _check_ids(
     ids, # image ids, relative paths as a rule
     count:int, # how many there should be
@@ -180,7 +181,8 @@ def save_boxes(
     for id_, some in zip(ids, boxes):
         words = id_.split(' ')
         if not id_ or id_ != id_.strip() or re.search(r'[\r\n]', id_) or (len(words) > 1 and _box_like(words[-1])):
-            raise InputError(f'id {id_!r} cannot be written to a boxes file: no line breaks, no space at the ends, no last word of numbers; rename it')
+            rules = 'no line breaks, no space at the ends, no last word of numbers'
+            raise InputError(f'id {id_!r} cannot be written to a boxes file: {rules}; rename the image')
         rounded = [[round(v, 6) for v in box] for box in torch.as_tensor(some).reshape(-1, 4).tolist()]
         problem = next((f'{_box_problem(box)}: {box}' for box in rounded if _box_problem(box)), None)
         if problem: raise InputError(f'boxes of {id_!r}: {problem}')
@@ -239,7 +241,7 @@ def mask_paths(
         owner[path] = id_
     return list(owner)
 
-# %% ../nbs/04_masks.ipynb #8dca8518
+# %% ../nbs/04_masks.ipynb #379f9d55
 def _resized(
     mask:Tensor, # (1,H,W) bool or float
     size:tuple[int,int]|None, # (H,W) of the image; None keeps the mask's own
@@ -260,7 +262,8 @@ def save_masks(
     "Write one 8-bit PNG an image, each whole or not at all."
     check_maps(masks)
     ids = _check_ids(ids, len(masks), 'masks')
-    if sizes is not None and len(sizes) != len(masks): raise InputError(f'{len(sizes)} sizes for {len(masks)} masks: there must be one (H,W) each')
+    if sizes is not None and len(sizes) != len(masks):
+        raise InputError(f'{len(sizes)} sizes for {len(masks)} masks: there must be one (H,W) each')
     paths, root = mask_paths(folder, ids), Path(folder).resolve()
     for id_, path in zip(ids, paths):                                # a link inside the folder may lead out of it
         if not path.parent.resolve().is_relative_to(root): raise DataError(f'id {id_!r} leads outside {folder} through a link: {path}')
@@ -269,22 +272,35 @@ def save_masks(
         atomic_write(path, lambda file: picture.save(file, format='PNG'))
     return paths
 
-# %% ../nbs/04_masks.ipynb #6d9a891b
+# %% ../nbs/04_masks.ipynb #b055332d
+def _mask_picture(
+    folder:str|Path, # the masks folder
+    id:str, # the image's id
+) -> Image.Image: # grey, 8 bits
+    "The mask file of one image, decoded."
+    [path] = mask_paths(folder, [id])
+    try:
+        with Image.open(path) as picture:
+            if picture.mode.startswith(('I', 'F')): raise OSError(f'{picture.mode} pixels where a mask has 8 bits')
+            return picture.convert('L')
+    except FileNotFoundError: raise DataError(f'no mask for {id!r}: {path} does not exist; localize this image first') from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f'cannot read the mask {path} ({error}); remove it and localize again') from error
+
 def load_mask(
     folder:str|Path, # the masks folder
     id:str, # the image's id: its path relative to the image folder
 ) -> Tensor: # (1,H,W) float32 in [0,1]
     "The mask of one image, at the size it was saved in."
-    [path] = mask_paths(folder, [id])
-    try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith(('I', 'F')): raise OSError(f'{picture.mode} pixels where a mask has 8 bits')
-            pixels = np.asarray(picture.convert('L'), dtype=np.float32)
-    except FileNotFoundError: raise DataError(f'no mask for {id!r}: {path} does not exist; localize this image first') from None
-    except (OSError, ValueError, SyntaxError) as error: raise DataError(f'cannot read the mask {path} ({error}); remove it and localize again') from error
-    return torch.from_numpy(pixels/255)[None]
+    return _as_tensor(_mask_picture(folder, id))
 
-# %% ../nbs/04_masks.ipynb #5cd14730
+def _as_tensor(
+    picture:Image.Image, # grey, 8 bits
+) -> Tensor: # (1,H,W) float32 in [0,1]
+    "A grey picture as a map."
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32)/255)[None]
+
+# %% ../nbs/04_masks.ipynb #8c147b32
 def load_masks(
     folder:str|Path, # the masks folder
     ids, # N image ids
@@ -293,6 +309,16 @@ def load_masks(
     "The masks of many images: shorter side resized to `size`, centre crop."
     ids = [str(id_) for id_ in ids]
     missing = [id_ for id_ in ids if not mask_paths(folder, [id_])[0].exists()]
-    if missing: raise DataError(f'{folder} lacks the masks of {len(missing)} of {len(ids)} images, the first is {missing[0]!r}; localize them first')
-    fitted = (transforms.center_crop(transforms.resize(load_mask(folder, id_), [size], antialias=True), [size, size]) for id_ in ids)
-    return torch.stack([mask.clamp(0, 1) for mask in fitted]) if ids else torch.zeros(0, 1, size, size)
+    if missing:
+        raise DataError(f'{folder} lacks the masks of {len(missing)} of {len(ids)} images, the first is {missing[0]!r}; localize them first')
+    return torch.stack([_square(_mask_picture(folder, id_), size) for id_ in ids]) if ids else torch.zeros(0, 1, size, size)
+
+def _square(
+    picture:Image.Image, # grey, 8 bits
+    size:int, # side of the square, pixels
+) -> Tensor: # (1,size,size) float32 in [0,1]
+    "The largest centred square of a mask, resized with antialiasing."
+    width, height = picture.size
+    side = min(width, height)
+    box = ((width - side)/2, (height - side)/2, (width + side)/2, (height + side)/2)
+    return _as_tensor(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core import InputError
 from ..masks import check_maps
 
-# %% ../../nbs/eval/11_localization.ipynb #a794e526
+# %% ../../nbs/eval/11_localization.ipynb #57555968
 def _check_masks(
     masks:Tensor, # what should be (N,1,H,W) bool
     like:Tensor, # the maps they belong to
@@ -23,7 +23,8 @@ def _check_masks(
 ):
     "Raise InputError unless `masks` are bool and have the shape of `like`."
     if not isinstance(masks, Tensor) or masks.dtype != torch.bool:
-        raise InputError(f'{name} must be a bool tensor (N,1,H,W), got {getattr(masks, "dtype", type(masks).__name__)}: compare with a threshold first')
+        kind = getattr(masks, 'dtype', type(masks).__name__)
+        raise InputError(f'{name} must be a bool tensor (N,1,H,W), got {kind}: compare with a threshold first')
     if masks.shape != like.shape or masks.ndim != 4 or masks.shape[1] != 1:
         raise InputError(f'{name} must be (N,1,H,W) and of one shape with their partner, got {tuple(masks.shape)} and {tuple(like.shape)}')
     if not len(masks): raise InputError(f'{name} are empty: there is no image to score')
@@ -110,15 +111,17 @@ def _pairwise_iou(
     both = sides.clamp(min=0).prod(2)
     return both/(area(a)[:,None] + area(b)[None] - both).clamp(min=1e-30)
 
-# %% ../../nbs/eval/11_localization.ipynb #0d5775d9
+# %% ../../nbs/eval/11_localization.ipynb #dd2bd778
 def _overlaps(
     pred_boxes, # N tensors (K,4)
     true_boxes, # N tensors (M,4)
 ) -> list[Tensor]: # (K,M) per image that has a true box
     "IoU tables of the images that have something to find."
-    if len(pred_boxes) != len(true_boxes): raise InputError(f'boxes of {len(pred_boxes)} images, true boxes of {len(true_boxes)}: there must be one list each')
-    tables = [_pairwise_iou(_check_boxes(p, f'boxes[{i}]'), _check_boxes(t, f'true_boxes[{i}]'), 0.) for i, (p, t) in enumerate(zip(pred_boxes, true_boxes))]
-    tables = [table for table in tables if table.shape[1]]
+    if len(pred_boxes) != len(true_boxes):
+        raise InputError(f'boxes of {len(pred_boxes)} images, true boxes of {len(true_boxes)}: there must be one list each')
+    pred = [_check_boxes(boxes, f'boxes[{i}]') for i, boxes in enumerate(pred_boxes)]
+    true = [_check_boxes(boxes, f'true_boxes[{i}]') for i, boxes in enumerate(true_boxes)]
+    tables = [_pairwise_iou(p, t, 0.) for p, t in zip(pred, true) if len(t)]
     if not tables: raise InputError('no image has a true box: there is nothing to find')
     return tables
 
@@ -152,7 +155,7 @@ def pointing_game(
     hits = (peak & masks[there]).flatten(1).sum(1)/peak.flatten(1).sum(1)
     return 100*float(hits.cpu().double().mean())
 
-# %% ../../nbs/eval/11_localization.ipynb #a9916607
+# %% ../../nbs/eval/11_localization.ipynb #137fd682
 def _outline_boxes(
     picture:np.ndarray, # (H,W) uint8
     level:int, # pixels above it count
@@ -175,11 +178,13 @@ def _best_ious(
     "What the box scores are made of; a threshold that cuts like the one before is not cut again."
     check_maps(cams, 'cams')
     if not 0 < step <= 1: raise InputError(f'step must be above 0 and at most 1, got {step}')
-    if len(cams) != len(boxes) or not len(cams): raise InputError(f'{len(cams)} cams for {len(boxes)} lists of boxes: there must be one each, at least one')
+    if len(cams) != len(boxes) or not len(cams):
+        raise InputError(f'{len(cams)} cams for {len(boxes)} lists of boxes: there must be one each, at least one')
     pictures, thresholds, rows = (cams[:,0].cpu().double()*255).byte().numpy(), np.arange(0, 1, step), []
     for index, picture in enumerate(pictures):
         true = _check_boxes(boxes[index], f'boxes[{index}]')
-        if not len(true): raise InputError(f'boxes[{index}] is empty: every image needs a true box here; leave images without an object out')
+        if not len(true):
+            raise InputError(f'boxes[{index}] is empty: every image needs a true box here; leave images without an object out')
         levels, where = np.unique((thresholds*int(picture.max())).astype(int), return_inverse=True)
         found = [_outline_boxes(picture, level, every) for level in levels]
         ious = _pairwise_iou(torch.from_numpy(np.concatenate(found)), true, 1.).amax(1).numpy()
