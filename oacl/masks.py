@@ -300,7 +300,7 @@ def _as_tensor(
     "A grey picture as a map."
     return torch.from_numpy(np.asarray(picture, dtype=np.float32)/255)[None]
 
-# %% ../nbs/04_masks.ipynb #8c147b32
+# %% ../nbs/04_masks.ipynb #bc38d0dd
 def load_masks(
     folder:str|Path, # the masks folder
     ids, # N image ids
@@ -310,7 +310,7 @@ def load_masks(
     ids = [str(id_) for id_ in ids]
     missing = [id_ for id_ in ids if not mask_paths(folder, [id_])[0].exists()]
     if missing:
-        raise DataError(f'{folder} lacks the masks of {len(missing)} of {len(ids)} images, the first is {missing[0]!r}; localize them first')
+        raise DataError(f'{folder} lacks the masks of {len(missing)} of {len(ids)} images, first {missing[0]!r}; localize them first')
     return torch.stack([_square(_mask_picture(folder, id_), size) for id_ in ids]) if ids else torch.zeros(0, 1, size, size)
 
 def _square(

@@ -79,7 +79,7 @@ def mean_mask_iou(
     "Mean IoU of the maps, cut at one threshold, with the true masks."
     return float(threshold_ious(cams, masks, [threshold]).cpu().double().mean())
 
-# %% ../../nbs/eval/11_localization.ipynb #878337ea
+# %% ../../nbs/eval/11_localization.ipynb #1c6e3d3e
 def _check_boxes(
     boxes, # what should be a tensor (K,4)
     name:str, # what the caller calls it
@@ -89,7 +89,8 @@ def _check_boxes(
     if boxes.numel() == 0: return boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4: raise InputError(f'{name} must be (K,4) xyxy, got {tuple(boxes.shape)}')
     if not boxes.isfinite().all(): raise InputError(f'{name} has numbers that are not finite')
-    if (boxes[:,:2] > boxes[:,2:]).any(): raise InputError(f'{name} has corners out of order: a box is x1, y1, x2, y2, not x, y, width, height')
+    if (boxes[:,:2] > boxes[:,2:]).any():
+        raise InputError(f'{name} has corners out of order: a box is x1, y1, x2, y2, not x, y, width, height')
     return boxes
 
 def box_iou(
@@ -212,7 +213,7 @@ def max_box_acc_v2(
     best = _best_ious(cams, boxes, step, True)
     return 100*float(np.mean([(best >= iou).mean(0).max() for iou in ious]))
 
-# %% ../../nbs/eval/11_localization.ipynb #caf7b97a
+# %% ../../nbs/eval/11_localization.ipynb #bb5785a8
 def pxap(
     cams:Tensor, # (N,1,H,W) float in [0,1]
     masks:Tensor, # (N,1,H,W) uint8: 0 background, 1 object, 255 ignored
@@ -221,7 +222,8 @@ def pxap(
     "Average precision over all pixels of all images."
     check_maps(cams, 'cams')
     if masks.dtype != torch.uint8 or masks.shape != cams.shape:
-        raise InputError(f'masks must be uint8 (0, 1, 255) with the shape of cams, got {masks.dtype} {tuple(masks.shape)} and {tuple(cams.shape)}')
+        got = f'{masks.dtype} {tuple(masks.shape)} and {tuple(cams.shape)}'
+        raise InputError(f'masks must be uint8 (0, 1, 255) with the shape of cams, got {got}')
     if not 0 < step <= 1: raise InputError(f'step must be above 0 and at most 1, got {step}')
     edges = np.append(np.arange(0, 1, step), [1., 2., 3.])
     counts = np.zeros((2, len(edges) - 1))
