@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .geometry import mask_boxes, random_boxes, tile_rectangle
 
-# %% ../nbs/05_augment.ipynb #35ec7ae0
+# %% ../nbs/05_augment.ipynb #f16faf28
 def pack_boxes(
     boxes:list[Tensor], # per image (K,4) relative boxes, K may be 0
 ) -> tuple[Tensor,Tensor]: # (N,most,4) boxes, padded, and int64 (N,) how many there are; an image without any holds the whole picture
@@ -35,10 +35,12 @@ def choose_box(
 def object_aware_crop(
     boxes:Tensor, # (N,4) the chosen box of every image, with its margin
     scale:tuple[float,float]=(.08, 1.), # range of a view's area, as a fraction of the box
+    aspect:Tensor|None=None, # (N,) width:height of the pictures, where they are stored squeezed
     generator:torch.Generator|None=None, # source of the draws
 ) -> tuple[Tensor,Tensor]: # (N,4) and (N,4): where the two views are cut, for `oacl.geometry.crop_boxes`
     "Both views by random resized crop inside the same box (section 3.1 of the paper)."
-    return random_boxes(len(boxes), scale, within=boxes, generator=generator), random_boxes(len(boxes), scale, within=boxes, generator=generator)
+    first, second = (random_boxes(len(boxes), scale, within=boxes, aspect=aspect, generator=generator) for _ in range(2))
+    return first, second
 
 # %% ../nbs/05_augment.ipynb #3214e8e7
 def background_only(

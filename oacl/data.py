@@ -122,23 +122,25 @@ def decode_image(
     "Decode one image file as a person would see it."
     with _quiet(): return _tensor(_picture(path))
 
-# %% ../nbs/01_data.ipynb #f47ffa0a
-def _square(image, size):
-    "The largest centred square of a Pillow picture, resized to `size` pixels with antialiasing."
+# %% ../nbs/01_data.ipynb #660ddbc3
+def _square(image, size, fit='crop'):
+    "The largest centred square of a Pillow picture, or all of it squeezed, resized to `size` pixels with antialiasing."
     w, h = image.size
-    side = min(w, h)
-    box = ((w - side)/2, (h - side)/2, (w + side)/2, (h + side)/2)
+    across, down = (min(w, h),)*2 if fit == 'crop' else (w, h)
+    box = ((w - across)/2, (h - down)/2, (w + across)/2, (h + down)/2)
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 def load_image(
     path:str|Path, # an image file
     size:int, # side of the square wanted, pixels
+    fit:str='crop', # 'crop': shorter side to `size`, centre cut out; 'squeeze': the whole picture, its aspect ratio given up
 ) -> torch.Tensor: # uint8 (3,size,size) RGB; raises DataError
-    "Decode, resize the shorter side to `size` and cut out the centre; smaller pictures are enlarged."
-    _check_size(size)
-    with _quiet(): return _tensor(_square(_picture(path, at_least=2*size), size))
+    "Decode and resize to a square; smaller pictures are enlarged."
+    _check_size(size, fit)
+    with _quiet(): return _tensor(_square(_picture(path, at_least=2*size), size, fit))
 
-def _check_size(size):
+def _check_size(size, fit='crop'):
+    if fit not in ('crop', 'squeeze'): raise InputError(f"fit must be 'crop' or 'squeeze', got {fit!r}")
     if not isinstance(size, int) or size < 1: raise InputError(f'size must be a whole number of pixels, 1 or more, got {size!r}')
 
 # %% ../nbs/01_data.ipynb #c19d92ea
@@ -283,7 +285,7 @@ def _deal(ids, labels, val_fraction, seed):
         for i in members[:count]: is_val[i] = True
     return is_val
 
-# %% ../nbs/01_data.ipynb #81284538
+# %% ../nbs/01_data.ipynb #a7a6e4d5
 @dataclass(repr=False)
 class LoadedImages:
     "Decoded images, and the list of those that could not be."
@@ -292,20 +294,22 @@ class LoadedImages:
     labels: torch.Tensor|None   # (N,) int64
     classes: list[str]|None     # names of the classes
     broken: list[tuple]         # (id, reason) of the files left out
+    sizes: torch.Tensor         # (N,2) int64, height and width of the pictures themselves
 
     def __len__(self): return len(self.ids)
     def __repr__(self): return f'LoadedImages({len(self)} of {self.images.shape[-1]} pixels; {len(self.broken)} broken)'
 
-# %% ../nbs/01_data.ipynb #ff9c85ee
+# %% ../nbs/01_data.ipynb #2cd37936
 def load_images(
     images:Images, # what `find_images` found
     size:int, # side of the squares, pixels
     workers:int|None=None, # decoding threads; by default one a processor, at most 16
     on_bad:str='skip', # 'skip' leaves files out that cannot be decoded, 'raise' stops at the first
     max_broken:float=.5, # stop when more than this share cannot be decoded
+    fit:str='crop', # see `load_image`; 'squeeze' keeps the whole picture, so that relative boxes stay right
 ) -> LoadedImages: # in the order of `images`; raises DataError
     "Decode all images to squares, as `load_image` does; the result does not depend on `workers`."
-    _check_size(size)
+    _check_size(size, fit)
     if on_bad not in ('skip', 'raise'): raise InputError(f"on_bad must be 'skip' or 'raise', got {on_bad!r}")
     if workers is not None and workers < 1: raise InputError(f'workers must be 1 or more, got {workers}')
     if not len(images): raise DataError(f'no image to load from {images.root}; give at least one')
@@ -313,25 +317,28 @@ def load_images(
     except RuntimeError as error:
         needed = f'{len(images)*3*size**2/1e9:.0f} GB'
         raise DataError(f'{len(images)} images of {size} pixels need {needed} of memory; use fewer or smaller ones') from error
-    broken = _decode_into(pixels, images, workers or min(_processors(), 16), on_bad)
+    sizes = torch.zeros(len(images), 2, dtype=torch.int64)
+    broken = _decode_into(pixels, sizes, images, workers or min(_processors(), 16), on_bad, fit)
     _check_broken(broken, images, max_broken)
     bad = {id for id, _ in broken}
     keep = [i for i, id in enumerate(images.ids) if id not in bad]
     for to, i in enumerate(keep):
         if to != i: pixels[to] = pixels[i]       # close the gaps in place: no second copy of everything
     kept = images.subset(keep)
-    return LoadedImages(pixels[:len(keep)], kept.ids, kept.labels, kept.classes, broken)
+    return LoadedImages(pixels[:len(keep)], kept.ids, kept.labels, kept.classes, broken, sizes[keep])
 
-# %% ../nbs/01_data.ipynb #1cd8f6ae
+# %% ../nbs/01_data.ipynb #d62005af
 def _processors():
     "Processors this process may use, which can be fewer than the machine has."
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
-def _decode_into(pixels, images, workers, on_bad):
-    "Decode every image into its row of `pixels`; returns [(id, reason)] of those that failed, in order."
-    size, rows, broken = pixels.shape[-1], pixels.numpy(), []   # torch would start threads of its own inside each of ours
+def _decode_into(pixels, sizes, images, workers, on_bad, fit):
+    "Decode every image into its row of `pixels` and note its size; returns [(id, reason)] of those that failed, in order."
+    size, rows, true_sizes, broken = pixels.shape[-1], pixels.numpy(), sizes.numpy(), []   # torch would start threads of its own inside each of ours
     def decode(i):
-        try: rows[i] = np.asarray(_square(_picture(images.path(i), at_least=2*size), size)).transpose(2, 0, 1)
+        try:
+            rows[i] = np.asarray(_square(_picture(images.path(i), at_least=2*size), size, fit)).transpose(2, 0, 1)
+            true_sizes[i] = full_size(images.path(i))
         except DataError as error: return error
     pool = ThreadPoolExecutor(workers)
     try:

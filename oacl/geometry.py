@@ -56,19 +56,22 @@ def crop_boxes(
     grid = F.affine_grid(torch.cat([torch.diag_embed(extent), centre[:, :, None]], 2).to(images), (len(images), 1, size, size), align_corners=False)
     return F.grid_sample(images, grid, mode='bilinear', padding_mode='reflection', align_corners=False)
 
-# %% ../nbs/00_geometry.ipynb #49b4daab
+# %% ../nbs/00_geometry.ipynb #a008b921
 def random_boxes(
     count:int, # number of boxes N
     scale:tuple[float,float]=(.08, 1.), # range of the area, as a fraction of `within`
     ratio:tuple[float,float]=(3/4, 4/3), # range of width:height, on a log scale
     within:Tensor|None=None, # (N,4) boxes to stay inside; the whole picture when None
+    aspect:Tensor|None=None, # (N,) width:height of the pictures themselves, where they are stored squeezed into a square; None: 1
     generator:torch.Generator|None=None, # source of the draws
 ) -> Tensor: # float32 (N,4) relative boxes
     "Random resized crops as boxes, one draw an image."
-    area, aspect, across, down = torch.rand(4, count, generator=generator)
+    area, shape, across, down = torch.rand(4, count, generator=generator)
     area = scale[0] + (scale[1] - scale[0])*area
-    aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0]))*aspect)
-    width, height = (area*aspect).sqrt().clamp(max=1), (area/aspect).sqrt().clamp(max=1)
+    shape = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0]))*shape)
+    if aspect is not None: shape = shape/aspect
+    if within is not None: shape = shape*(within[:, 3] - within[:, 1]).clamp(min=1e-6)/(within[:, 2] - within[:, 0]).clamp(min=1e-6)
+    width, height = (area*shape).sqrt().clamp(max=1), (area/shape).sqrt().clamp(max=1)
     x1, y1 = across*(1 - width), down*(1 - height)
     inner = torch.stack([x1, y1, x1 + width, y1 + height], 1)
     if within is None: return inner

@@ -300,25 +300,27 @@ def _as_tensor(
     "A grey picture as a map."
     return torch.from_numpy(np.asarray(picture, dtype=np.float32)/255)[None]
 
-# %% ../nbs/04_masks.ipynb #bc38d0dd
+# %% ../nbs/04_masks.ipynb #6627227a
 def load_masks(
     folder:str|Path, # the masks folder
     ids, # N image ids
     size:int, # side of the square, pixels
+    fit:str='crop', # as in `oacl.data.load_image`: 'crop' cuts the centre square out, 'squeeze' takes the whole picture
 ) -> Tensor: # (N,1,size,size) float32 in [0,1]
-    "The masks of many images: shorter side resized to `size`, centre crop."
+    "The masks of many images as squares, cut or squeezed like the images themselves."
     ids = [str(id_) for id_ in ids]
     missing = [id_ for id_ in ids if not mask_paths(folder, [id_])[0].exists()]
     if missing:
         raise DataError(f'{folder} lacks the masks of {len(missing)} of {len(ids)} images, first {missing[0]!r}; localize them first')
-    return torch.stack([_square(_mask_picture(folder, id_), size) for id_ in ids]) if ids else torch.zeros(0, 1, size, size)
+    return torch.stack([_square(_mask_picture(folder, id_), size, fit) for id_ in ids]) if ids else torch.zeros(0, 1, size, size)
 
 def _square(
     picture:Image.Image, # grey, 8 bits
     size:int, # side of the square, pixels
+    fit:str, # 'crop' or 'squeeze'
 ) -> Tensor: # (1,size,size) float32 in [0,1]
-    "The largest centred square of a mask, resized with antialiasing."
+    "The largest centred square of a mask, or all of it squeezed, resized with antialiasing."
     width, height = picture.size
-    side = min(width, height)
-    box = ((width - side)/2, (height - side)/2, (width + side)/2, (height + side)/2)
+    across, down = (min(width, height),)*2 if fit == 'crop' else (width, height)
+    box = ((width - across)/2, (height - down)/2, (width + across)/2, (height + down)/2)
     return _as_tensor(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))

@@ -217,7 +217,7 @@ def _joined(parts:list[Scenes]) -> Scenes:
                for name in ('images', 'masks', 'labels', 'backgrounds', 'background_labels', 'numbers')}
     return Scenes(boxes=[box for part in parts for box in part.boxes], seed=parts[0].seed, **tensors)
 
-# %% ../nbs/00_scenes.ipynb #a62f8b5f
+# %% ../nbs/00_scenes.ipynb #ba9bef19
 def draw_scenes(
     scene:Tensor, # int64 (N,) scene numbers
     labels:Tensor, # int64 (N,K) classes of the objects
@@ -247,7 +247,7 @@ def _draw_backgrounds(scene:Tensor, families:Tensor, size:int, seed:int) -> Tens
         if len(rows): waves[rows] = background_wave(family, size, seed, scene[rows])
     return (hsv_to_rgb(hue, SATURATION*saturation.sqrt(), .45 + .3*value) + TONES/2*waves[:, None]).clamp(0, 1)
 
-SATURATION, TONES = .18, .034   # of the backgrounds: largest saturation, and distance between the two tones
+SATURATION, TONES = .18, .036   # of the backgrounds: largest saturation, and distance between the two tones
 
 def _draw_objects(label:int, size:int, seed:int, scene:Tensor, slot:int, centre:Tensor, radius:Tensor) -> tuple[Tensor,Tensor]:
     "Masks (N,size,size) and pictures (N,3,size,size) of one class's objects."

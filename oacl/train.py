@@ -21,17 +21,18 @@ from .encoders import load_checkpoint, network_state
 from .methods import make_method
 from .views import TwoViews
 
-# %% ../nbs/08_train.ipynb #dd2c1610
+# %% ../nbs/08_train.ipynb #d41e7fd5
 @dataclass
 class TrainingData:
     "Pictures in memory with what is known of their objects."
     images:Tensor # uint8 (N,3,S,S)
     boxes:list|None=None # per image (K,4) relative boxes: object-aware crop
     cams:Tensor|None=None # uint8 (N,1,S,S) soft maps, 255 is 1: background mixup
+    aspect:Tensor|None=None # (N,) width:height of the pictures, where they are stored squeezed into squares
 
     def __post_init__(self):
         if self.images.dtype != torch.uint8: raise InputError(f'training images are kept as uint8, got {self.images.dtype}: (images*255).round().byte()')
-        for name, extra in (('boxes', self.boxes), ('cams', self.cams)):
+        for name, extra in (('boxes', self.boxes), ('cams', self.cams), ('aspect ratios', self.aspect)):
             if extra is not None and len(extra) != len(self.images): raise InputError(f'{len(self.images)} images but {len(extra)} {name}: one for each image is needed')
         self.table = None if self.boxes is None else pack_boxes(self.boxes)
 
@@ -46,6 +47,7 @@ class TrainingData:
         found = dict(images=self.images[rows].to(device).float()/255)
         if self.table is not None: found['boxes'] = choose_box(self.table[0][rows], self.table[1][rows], generator)
         if self.cams is not None: found['cams'] = self.cams[rows].to(device).float()/255
+        if self.aspect is not None: found['aspect'] = self.aspect[rows]
         return found
 
 def batch_rows(

@@ -71,7 +71,7 @@ def blur(
     blurred = gaussian_blur2d(images, (reach, reach), width[:, None].expand(-1, 2))
     return torch.where((chosen < probability)[:, None, None, None], blurred, images)
 
-# %% ../nbs/06_views.ipynb #83e4b20b
+# %% ../nbs/06_views.ipynb #e19e9c3c
 @dataclass
 class TwoViews:
     "How a batch of images becomes two views; the defaults are MoCo v2's."
@@ -89,13 +89,14 @@ class TwoViews:
         images:Tensor, # float (N,3,H,W) in [0,1]
         boxes:Tensor|None=None, # (N,4): object-aware crop inside these boxes
         cams:Tensor|None=None, # (N,1,H,W) in [0,1]: background mixup by these maps
+        aspect:Tensor|None=None, # (N,) width:height of the pictures, where they are stored squeezed into squares
         queue:BackgroundQueue|None=None, # background-only pictures of earlier batches, updated
         generator:torch.Generator|None=None, # source of all draws
     ) -> tuple[Tensor,Tensor]: # two views (N,3,size,size) in [0,1]
         "Cut, mix, colour: two views of every image."
         if cams is not None and cams.shape[-2:] != images.shape[-2:]:
             raise InputError(f'maps of {tuple(cams.shape[-2:])} do not fit images of {tuple(images.shape[-2:])}: resize them first')
-        first, second = self.crops(len(images), boxes, generator)
+        first, second = self.crops(len(images), boxes, aspect, generator)
         flips = (torch.rand(2, len(images), generator=generator) < self.flip).to(images.device)
         first_view, second_view = (crop_boxes(images, where.to(images.device), self.size, flip) for where, flip in zip((first, second), flips))
         if cams is not None:
@@ -103,10 +104,11 @@ class TwoViews:
             first_view = self.mixed(first_view, maps, images, cams, queue, generator)
         return self.coloured(first_view, generator), self.coloured(second_view, generator)
 
-    def crops(self, count:int, boxes:Tensor|None, generator:torch.Generator|None) -> tuple[Tensor,Tensor]:
+    def crops(self, count:int, boxes:Tensor|None, aspect:Tensor|None, generator:torch.Generator|None) -> tuple[Tensor,Tensor]:
         "Where the two views are cut: anywhere, or both inside the image's box."
-        if boxes is not None: return object_aware_crop(boxes, self.scale, generator)
-        return random_boxes(count, self.scale, generator=generator), random_boxes(count, self.scale, generator=generator)
+        if boxes is not None: return object_aware_crop(boxes, self.scale, aspect, generator)
+        first, second = (random_boxes(count, self.scale, aspect=aspect, generator=generator) for _ in range(2))
+        return first, second
 
     def mixed(self, view:Tensor, maps:Tensor, images:Tensor, cams:Tensor, queue:BackgroundQueue|None, generator:torch.Generator|None) -> Tensor:
         "Background mixup of a view with the other images' background-only pictures."
