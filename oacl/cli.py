@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'Data', 'Out', 'Resume', 'Overwrite', 'Device', 'Seed', 'Checkpoint', 'Objects', 'BackgroundBias',
            'ContextBias', 'Method', 'Arch', 'Steps', 'BatchSize', 'Rate', 'Optimizer', 'Size', 'ViewSize', 'Precision',
-           'Iters', 'Upscale', 'bench', 'pretrain', 'localize', 'evaluate', 'report', 'pipeline', 'demo',
-           'bench_scenes', 'bench_world', 'main']
+           'Iters', 'Upscale', 'bench', 'pretrain', 'localize', 'evaluate', 'report', 'export_networks', 'pipeline',
+           'demo', 'bench_scenes', 'bench_world', 'main']
 
 # %% ../nbs/23_cli.ipynb #642dbcc5
 import functools, shlex, sys
@@ -69,7 +69,7 @@ def _overrides(method=None, arch=None, steps=None, batch_size=None, lr=None, opt
                   train=_given(method=method, arch=arch, steps=steps, batch_size=batch_size, lr=lr, optimizer=optimizer, precision=precision) | own_head)
     return {name: group for name, group in groups.items() if group}
 
-# %% ../nbs/23_cli.ipynb #76a65f1e
+# %% ../nbs/23_cli.ipynb #412d4b02
 def _train_part(data:str, overrides:dict, world:dict, seed:int):
     "The pictures to learn from, and the settings."
     from oacl.pipeline import open_data
@@ -149,6 +149,16 @@ def report(run:Annotated[Path, typer.Argument(help='folder of a pipeline')], dev
     "Write report.html and figures/ again from a pipeline's folder."
     from oacl.pipeline import write_report
     _say(f'report: {write_report(run, device=device)}')
+
+@app.command('export')
+@_polite
+def export_networks(run:Annotated[Path, typer.Argument(help='run folder with a checkpoint.pt')],
+    out:Annotated[Path, typer.Option('--out', help='file to write')]):
+    "Write a run's encoder and projector alone, as float16, to share or ship."
+    from oacl.encoders import load_checkpoint, save_pretrained
+    loaded = load_checkpoint(run/'checkpoint.pt')
+    save_pretrained(out, loaded['networks'], loaded['info'], half=True)
+    _say(f'{out}: {out.stat().st_size/1e6:.2f} MB')
 
 # %% ../nbs/23_cli.ipynb #9baceb43
 @app.command()

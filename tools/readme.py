@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 from nbconvert import MarkdownExporter
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = '<!-- Written by `make readme` from nbs/index.ipynb: edit the notebook, not this file. -->\n\n'
@@ -25,18 +26,24 @@ def shown(
     nb.cells = [cell for cell in nb.cells if not re.search(r'^#\s*\|\s*hide\b', cell.source, re.M)]
     for cell in nb.cells:
         if cell.cell_type == 'markdown': cell.source = LINK.sub(from_root, cell.source)
-        if cell.cell_type == 'code': cell.source = DIRECTIVE.sub('', cell.source).strip()
+        if cell.cell_type == 'code':
+            if re.search(r'^#\s*\|\s*echo:\s*false', cell.source, re.M): cell.metadata['tags'] = ['echo-false']  # only what it shows
+            cell.source = DIRECTIVE.sub('', cell.source).strip()
     nb.metadata['language_info'] = {'name': 'python'}
     return nb
 
 def render() -> dict: # every generated file, as path from the root -> bytes
-    nb = shown(nbformat.read(ROOT/'nbs/index.ipynb', as_version=4))
-    text, resources = MarkdownExporter().from_notebook_node(nb)
+    nb = nbformat.read(ROOT/'nbs/index.ipynb', as_version=4)
+    described = [text for cell in nb.cells for text in re.findall(r'^#\s*\|\s*fig-alt:\s*(.+)$', cell.source, re.M)]
+    nb = shown(nb)
+    silent = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags={'echo-false'}))
+    text, resources = MarkdownExporter(config=silent).from_notebook_node(nb)
     files = {}
     for number, (name, picture) in enumerate(resources.get('outputs', {}).items(), 1):
         path = f'{FIGURES}-{number}{Path(name).suffix}'
         files[path] = picture
-        text = text.replace(f'({name})', f'({path})')
+        alt = described[number - 1] if number <= len(described) else f'figure {number}'
+        text = re.sub(rf'!\[[^\]]*\]\({re.escape(name)}\)', f'![{alt}]({path})', text)
     text = re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
     return {'README.md': (HEADER + text).encode(), **files}
 
