@@ -25,7 +25,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
 
 demo: $(RUN) ## the whole procedure at toy size: train, find the objects, train again, compare
-	@$(ACTIVE) $(BIN)/oacl demo
+	@$(ACTIVE) $(BIN)/oacl demo --resume
 
 lab: $(DEV) ## JupyterLab on the notebooks
 	@$(ACTIVE) $(BIN)/jupyter lab --notebook-dir=nbs $(LAB)

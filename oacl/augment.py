@@ -51,7 +51,7 @@ def background_only(
     "The background-only picture of every image (section 3.2 of the paper)."
     return tile_rectangle(images, mask_boxes(cams[:, 0].float() >= threshold))
 
-# %% ../nbs/05_augment.ipynb #751c852e
+# %% ../nbs/05_augment.ipynb #be58389d
 class BackgroundQueue:
     "The last background-only pictures, to lend to images whose batch-mate has none."
     def __init__(self, size:int=50): self.size, self.pictures = size, None
@@ -64,7 +64,7 @@ class BackgroundQueue:
     def fill(self, pictures:Tensor, missing:Tensor, generator:torch.Generator|None=None) -> tuple[Tensor,Tensor]:
         "Replace the pictures marked `missing` (bool (N,)) by random ones of the queue; says which (N,) have a picture now."
         if self.pictures is None or len(self.pictures) == 0: return pictures, ~missing
-        pick = torch.randint(len(self.pictures), (len(pictures),), generator=generator)
+        pick = torch.randint(len(self.pictures), (len(pictures),), generator=generator).to(pictures.device)
         return torch.where(missing[:, None, None, None], self.pictures[pick], pictures), torch.ones_like(missing)
 
 def background_mixup(
@@ -76,11 +76,11 @@ def background_mixup(
     generator:torch.Generator|None=None, # source of the draws
 ) -> Tensor: # (N,3,H,W)
     "Keep what the map holds, take the rest from another picture's background (equation 4)."
-    mixed = torch.rand(len(views), generator=generator) < probability
+    mixed = (torch.rand(len(views), generator=generator) < probability).to(views.device)
     if usable is not None: mixed = mixed & usable
     return torch.where(mixed[:, None, None, None], cams*views + (1 - cams)*backgrounds, views)
 
-# %% ../nbs/05_augment.ipynb #86bcc2a2
+# %% ../nbs/05_augment.ipynb #4141bf59
 def _shares(count:int, generator:torch.Generator|None) -> Tensor:
     "λ uniform in [0,1] (that is, Beta(1,1)), folded to at least one half."
     share = torch.rand(count, generator=generator)
@@ -91,7 +91,7 @@ def mixup(
     generator:torch.Generator|None=None, # source of the draws
 ) -> tuple[Tensor,Tensor,Tensor]: # mixed images, int64 (N,) the partners' positions, (N,) share of the first image
     "Blend every image with another one: λ·x + (1−λ)·x[partner], λ uniform in [½,1]."
-    partner, share = torch.randperm(len(images), generator=generator), _shares(len(images), generator)
+    partner, share = (draw.to(images.device) for draw in (torch.randperm(len(images), generator=generator), _shares(len(images), generator)))
     weight = share[:, None, None, None]
     return weight*images + (1 - weight)*images[partner], partner, share
 
@@ -101,10 +101,10 @@ def cutmix(
 ) -> tuple[Tensor,Tensor,Tensor]: # mixed images, int64 (N,) the partners' positions, (N,) share of the first image's pixels
     "Paste a rectangle of another image into every image; it covers at most half."
     count, _, height, width = images.shape
-    partner, share = torch.randperm(count, generator=generator), _shares(count, generator)
-    side = (1 - share).sqrt()
-    centre_y, centre_x = torch.rand(2, count, generator=generator)
-    row, column = torch.arange(height)/height, torch.arange(width)/width
+    partner, share = torch.randperm(count, generator=generator).to(images.device), _shares(count, generator)
+    side = (1 - share).sqrt().to(images.device)
+    centre_y, centre_x = torch.rand(2, count, generator=generator).to(images.device)
+    row, column = torch.arange(height, device=images.device)/height, torch.arange(width, device=images.device)/width
     inside = (_near(row, centre_y, side)[:, :, None] & _near(column, centre_x, side)[:, None, :])[:, None]
     return torch.where(inside, images[partner], images), partner, 1 - inside.float().mean((1, 2, 3))
 
