@@ -17,7 +17,7 @@ import typer
 
 from .core import InputError, OaclError, write_json
 
-# %% ../nbs/23_cli.ipynb #be75de83
+# %% ../nbs/23_cli.ipynb #69dc2bd5
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help='Object-aware contrastive learning: find the objects in unlabelled images, then learn without leaning on their surroundings.')
 
@@ -52,7 +52,8 @@ def _polite(command):
             typer.echo(f'oacl: {error}', err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as stop:
-            typer.echo(f"oacl: {str(stop) or 'stopped'}; the same command with --resume continues", err=True)
+            again = 'with --resume continues' if 'resume' in options else 'starts again'
+            typer.echo(f"oacl: {str(stop) or 'stopped'}; the same command {again}", err=True)
             raise typer.Exit(130) from stop
     return polite
 
@@ -69,7 +70,7 @@ def _overrides(method=None, arch=None, steps=None, batch_size=None, lr=None, opt
                   train=_given(method=method, arch=arch, steps=steps, batch_size=batch_size, lr=lr, optimizer=optimizer, precision=precision) | own_head)
     return {name: group for name, group in groups.items() if group}
 
-# %% ../nbs/23_cli.ipynb #412d4b02
+# %% ../nbs/23_cli.ipynb #0348aad3
 def _train_part(data:str, overrides:dict, world:dict, seed:int):
     "The pictures to learn from, and the settings."
     from oacl.pipeline import open_data
@@ -114,11 +115,12 @@ def localize(data:Data, out:Out, checkpoint:Checkpoint='scenes',
     overwrite:Overwrite=False):
     "Find the objects with ContraCAM: boxes.txt and masks/ in the run folder."
     from oacl.core import RunError
-    from oacl.pipeline import localize as run
-    splits, settings = _train_part(data, _overrides(iters=iters, upscale=upscale, size=size) | dict(extract=_given(threshold=threshold, margin=margin)), _world(data, objects, background_bias, context_bias), seed)
+    from oacl.pipeline import localize as run, open_all
+    source, settings = open_all(dict(data=data, overrides=_overrides(iters=iters, upscale=upscale, size=size) | dict(extract=_given(threshold=threshold, margin=margin)),
+                                     world=_world(data, objects, background_bias, context_bias)), seed)
     if (out/'boxes.txt').exists() and not overwrite: raise RunError(f'{out} holds boxes.txt already: add --overwrite to write it again, or choose another --out')
-    found = run(splits.train, checkpoint, out, settings, device=device)
-    _say(f"{found['boxes']} boxes in {found['images']} images ({found['without_box']} without): {out}/boxes.txt, {out}/masks", splits.train.broken)
+    found = run(source, checkpoint, out, settings, device=device)
+    _say(f"{found['boxes']} boxes in {found['images']} images ({found['without_box']} without): {out}/boxes.txt, {out}/masks", source.broken)
 
 @app.command()
 @_polite

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCENES', 'PAIRS', 'PHOTOS', 'LEAD', 'WORLDS', 'Source', 'scenes_source', 'folder_source', 'settings_for',
            'prepare_folder', 'pretrain', 'find_maps', 'localize', 'Splits', 'open_scenes', 'open_folder', 'evaluate',
-           'run_pipeline', 'open_data', 'model_folder', 'seeds_of', 'models_of', 'true_boxes_and_masks', 'write_report',
-           'run_demo', 'claims_table', 'scenes_per_second']
+           'run_pipeline', 'open_data', 'open_all', 'model_folder', 'seeds_of', 'models_of', 'true_boxes_and_masks',
+           'write_report', 'run_demo', 'claims_table', 'scenes_per_second']
 
 # %% ../nbs/20_pipeline.ipynb #f9ded31a
 import shutil, time
@@ -215,7 +215,7 @@ def localize(
     write_json(folder/'localize.json', found)
     return found
 
-# %% ../nbs/20_pipeline.ipynb #d22d6522
+# %% ../nbs/20_pipeline.ipynb #06c4adf3
 @dataclass
 class Splits:
     "The parts of a data set: what models learn from, and what they are judged on."
@@ -236,8 +236,8 @@ def open_scenes(
     val:int=500, # scenes to choose their L2 weight and the maps' threshold on
 ) -> Splits: # four different worlds: no scene is in two of them
     "The embedded world, split."
-    part = lambda n, k: scenes_source(n, 1000*seed + k, size, objects, background_bias, context_bias)
-    return Splits(part(train, 1), part(memory, 2), part(val, 3), part(test, 4))
+    parts = progress(list(enumerate((train, memory, val, test), 1)), 'drawing scenes')
+    return Splits(*(scenes_source(n, 1000*seed + part, size, objects, background_bias, context_bias) for part, n in parts))
 
 def open_folder(
     path:str|Path, # folder of images: flat, nested, or class folders, with train/ and val/ or without
@@ -298,7 +298,7 @@ def _first(source:Source, most:int) -> Source:
     return Source(source.images[keep], source.ids[keep], source.sizes[keep], None if source.labels is None else source.labels[keep], source.classes,
                   source.broken, None if source.scenes is None else source.scenes[keep])
 
-# %% ../nbs/20_pipeline.ipynb #d1150664
+# %% ../nbs/20_pipeline.ipynb #fa6dbc9c
 def run_pipeline(
     data:str, # 'scenes' or a folder of images
     out:str|Path, # the pipeline's folder
@@ -352,6 +352,17 @@ def open_data(
     if config['data'] == 'scenes': splits = open_scenes(seed, **config['world'] | ({} if size is None else dict(size=size)))
     else: splits = open_folder(config['data'], size or PHOTOS['data']['size'], seed)
     return splits, settings_for(splits.train, **config['overrides'])
+
+def open_all(
+    config:dict, # of a pipeline
+    seed:int=0, # one of its seeds
+) -> tuple[Source,dict]: # every picture of a folder, also those that a pipeline would keep for testing; for scenes the training scenes
+    "All pictures to localise, and their settings."
+    if config['data'] == 'scenes':
+        splits, settings = open_data(config, seed)
+        return splits.train, settings
+    source = folder_source(find_images(config['data']), config['overrides'].get('data', {}).get('size') or PHOTOS['data']['size'])
+    return source, settings_for(source, **config['overrides'])
 
 # %% ../nbs/20_pipeline.ipynb #229ae0ad
 def _one_seed(folder:Path, splits:Splits, settings:dict, config:dict, seed:int, device:str) -> None:
@@ -440,7 +451,7 @@ LEAD = ('A contrastive model learns that two crops of an image show the same thi
         'ContraCAM finds the objects in the model that was trained plainly; a second model is then trained with augmentations that use them. '
         'This page compares the two.')
 
-# %% ../nbs/20_pipeline.ipynb #648c2ee3
+# %% ../nbs/20_pipeline.ipynb #83ade763
 class _Results:
     "The figures of a pipeline, read back from its folder."
     def __init__(self, folder:Path):
@@ -469,7 +480,8 @@ class _Part(_Results):
         "Headline cards, sections and figures."
         self.prefix, self.figures = prefix, {}
         world = {None: '', 1: 'One object: ', 2: 'Two objects: '}.get(self.objects, f'{self.objects} objects: ')
-        sections = [_pictures_section(self, world), _augmentation_section(self, world), *_accuracy_sections(self, world), _training_section(self, world)]
+        steps = [_pictures_section, _augmentation_section, _accuracy_sections, _training_section]
+        sections = [section for step in progress(steps, 'drawing the report') for section in step(self, world)]
         return self.cards(), sections, self.figures
 
     def add(self, name:str, figure, caption:str) -> tuple[str,str]:
@@ -494,12 +506,12 @@ class _Part(_Results):
         found = read_json(self.run('plain')/'localize.json')
         return [('Images', str(found['images']), 'without labels, so no accuracy can be given'), ('Boxes found', str(found['boxes']), f"{found['without_box']} images have none")]
 
-# %% ../nbs/20_pipeline.ipynb #fd19dcdc
+# %% ../nbs/20_pipeline.ipynb #c7cf115f
 def _title(world:str, text:str) -> str:
     "A section's title, with the world it is about."
     return f'{world}{text}' if world else text[0].upper() + text[1:]
 
-def _pictures_section(part:_Part, world:str) -> Section:
+def _pictures_section(part:_Part, world:str) -> list[Section]:
     "What ContraCAM found on test pictures."
     test = _first(part.splits.test, 6)
     networks = load_pretrained(part.run('plain')/'checkpoint.pt')
@@ -521,7 +533,7 @@ def _pictures_section(part:_Part, world:str) -> Section:
                   zip(part.scores('localization', 'mask_iou').items(), part.scores('localization', 'box_iou').values())],
                   caption=f"Overlap with the truth on {part.results['plain'][0]['localization']['images']} test scenes; one threshold for all, chosen on other scenes.")]
     else: figures += _neighbours(part)
-    return Section(_title(world, 'what ContraCAM finds'), text, figures, tables)
+    return [Section(_title(world, 'what ContraCAM finds'), text, figures, tables)]
 
 def _neighbours(part:_Part) -> list:
     "Nearest neighbours by both models, where nothing is known of the pictures."
@@ -535,8 +547,8 @@ def _neighbours(part:_Part) -> list:
                               f'Test pictures and their nearest neighbours in the {name} representation.'))
     return found
 
-# %% ../nbs/20_pipeline.ipynb #b37086e8
-def _augmentation_section(part:_Part, world:str) -> Section:
+# %% ../nbs/20_pipeline.ipynb #cced8ede
+def _augmentation_section(part:_Part, world:str) -> list[Section]:
     "What the augmentations do to training pictures."
     aware, mixed = _augmentations(part.config, part.splits.train)
     few, generator = _first(part.splits.train, 5), torch.Generator().manual_seed(1)
@@ -553,8 +565,8 @@ def _augmentation_section(part:_Part, world:str) -> Section:
         shown['mixed'] = views(images, cams=cams, aspect=few.aspect, generator=generator)[0]
     figure = augmentation_grid(images, **shown)
     used = ' and '.join(['the object-aware crop']*aware + ['background mixup']*mixed)
-    return Section(_title(world, 'what the augmentations do'), [f'The debiased model was trained with {used}. Colours are left as they are here, to show the cuts.'],
-                   [part.add('augmentations', figure, 'Training pictures, and the views that are made of them.')])
+    return [Section(_title(world, 'what the augmentations do'), [f'The debiased model was trained with {used}. Colours are left as they are here, to show the cuts.'],
+                   [part.add('augmentations', figure, 'Training pictures, and the views that are made of them.')])]
 
 # %% ../nbs/20_pipeline.ipynb #fd1001ed
 def _accuracy_sections(part:_Part, world:str) -> list[Section]:
@@ -591,8 +603,8 @@ def _crops_section(part:_Part, world:str) -> Section:
     text = 'Partners often stand side by side, so a plain model learns that they belong together. Shown an object by itself, it may take it for its partner.'
     return Section(_title(world, 'object or company'), text, figures, [html_table(['model', 'k-NN', 'linear', 'taken for the partner'], rows, caption='Percent of object crops.')])
 
-# %% ../nbs/20_pipeline.ipynb #9ab30b0e
-def _training_section(part:_Part, world:str) -> Section:
+# %% ../nbs/20_pipeline.ipynb #b91e05df
+def _training_section(part:_Part, world:str) -> list[Section]:
     "How the models were trained, how long each step took, and what was left out."
     logs = {name: [read_log(part.run(name, seed)/'log.jsonl') for seed in part.seeds] for name in part.models}
     seconds = read_json(part.folder/'seconds.json')
@@ -606,7 +618,7 @@ def _training_section(part:_Part, world:str) -> Section:
     if broken: text.append(f'{len(broken)} files could not be read and were left out.')
     details = [('Configuration', part.config | dict(settings=part.settings)), ('The plain model', read_json(part.run('plain')/'config.json'))]
     if broken: details.append(('Files that could not be read', '\n\n'.join(f'{id}: {reason}' for id, reason in broken)))
-    return Section(_title(world, 'how it was made'), text, figures, details=details)
+    return [Section(_title(world, 'how it was made'), text, figures, details=details)]
 
 # %% ../nbs/20_pipeline.ipynb #badfee4b
 WORLDS = dict(background=dict(objects=1, background_bias=.9), context=dict(objects=2, background_bias=1/8, context_bias=.9))
