@@ -162,7 +162,7 @@ def export_networks(run:Annotated[Path, typer.Argument(help='run folder with a c
     save_pretrained(out, loaded['networks'], loaded['info'], half=True)
     _say(f'{out}: {out.stat().st_size/1e6:.2f} MB')
 
-# %% ../nbs/23_cli.ipynb #b185aad2
+# %% ../nbs/23_cli.ipynb #bf2a4516
 @app.command()
 @_polite
 def pipeline(data:Data, out:Out=Path('runs/pipeline'),
@@ -186,7 +186,7 @@ def demo(out:Out=Path('runs/demo'), device:Device='auto', resume:Resume=False, o
     seeds:Annotated[int, typer.Option(help='do everything with so many seeds', min=1)]=1):
     "The main job on the embedded world: both biases, plain and debiased, one report in about five minutes."
     from oacl.pipeline import run_demo
-    _say(f'report: {run_demo(out, seeds=seeds, device=device, resume=resume, overwrite=overwrite, steps=steps, world=dict(test=1000))}')
+    _say(f'report: {run_demo(out, seeds=seeds, device=device, resume=resume, overwrite=overwrite, steps=steps, world=dict(train=2560, memory=1500, test=1000))}')
 
 # %% ../nbs/23_cli.ipynb #0ef757bd
 bench = typer.Typer(no_args_is_help=True, help='Measure this machine, and the method on the embedded world.')
