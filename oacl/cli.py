@@ -8,16 +8,16 @@ __all__ = ['app', 'Data', 'Out', 'Resume', 'Overwrite', 'Device', 'Seed', 'Check
            'Iters', 'Upscale', 'bench', 'pretrain', 'localize', 'evaluate', 'report', 'export_networks', 'pipeline',
            'demo', 'bench_scenes', 'bench_world', 'main']
 
-# %% ../nbs/23_cli.ipynb #642dbcc5
+# %% ../nbs/23_cli.ipynb #fd7949bb
 import functools, shlex, sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from .core import InputError, OaclError, write_json
+from .core import CheckpointError, InputError, OaclError, RunError, write_json
 
-# %% ../nbs/23_cli.ipynb #69dc2bd5
+# %% ../nbs/23_cli.ipynb #1962cb98
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help='Object-aware contrastive learning: find the objects in unlabelled images, then learn without leaning on their surroundings.')
 
@@ -47,7 +47,9 @@ def _polite(command):
     "A problem is one line and exit code 2; Ctrl-C says how to continue and exits with 130, as shells do."
     @functools.wraps(command)
     def polite(*args, **options):
-        try: return command(*args, **options)
+        try:
+            if options.get('seed', 0) > 2**31 - 1: raise InputError(f"--seed {options['seed']} is too large: use at most {2**31 - 1}")
+            return command(*args, **options)
         except OaclError as error:
             typer.echo(f'oacl: {error}', err=True)
             raise typer.Exit(2) from error
@@ -70,7 +72,7 @@ def _overrides(method=None, arch=None, steps=None, batch_size=None, lr=None, opt
                   train=_given(method=method, arch=arch, steps=steps, batch_size=batch_size, lr=lr, optimizer=optimizer, precision=precision) | own_head)
     return {name: group for name, group in groups.items() if group}
 
-# %% ../nbs/23_cli.ipynb #0348aad3
+# %% ../nbs/23_cli.ipynb #d3d687c5
 def _train_part(data:str, overrides:dict, world:dict, seed:int):
     "The pictures to learn from, and the settings."
     from oacl.pipeline import open_data
@@ -93,16 +95,20 @@ def pretrain(data:Data, out:Out,
     method:Method=None, arch:Arch=None, steps:Steps=None, batch_size:BatchSize=None, lr:Rate=None, optimizer:Optimizer=None, precision:Precision=None,
     size:Size=None, view_size:ViewSize=None, seed:Seed=0, device:Device='auto', resume:Resume=False, overwrite:Overwrite=False):
     "Train a contrastive model: plain, or with the object-aware augmentations."
-    from oacl.pipeline import prepare_folder, pretrain as run
+    from oacl.masks import load_boxes
+    from oacl.pipeline import check_folder, check_pretraining, prepare_folder, pretrain as run, stored_masks
     for name, value, choices in (('crop', crop, ('plain', 'object-aware')), ('mix', mix, ('none', 'background'))):
         if value not in choices: raise InputError(f"unknown --{name} {value!r}: use {' or '.join(choices)}")
     if crop == 'object-aware' and boxes is None: raise InputError('--crop object-aware needs the objects: add --boxes RUN/boxes.txt (oacl localize writes it)')
     if mix == 'background' and masks is None: raise InputError('--mix background needs the objects: add --masks RUN/masks (oacl localize writes them)')
     overrides = _overrides(method, arch, steps, batch_size, lr, optimizer, precision, size, view_size)
+    check_folder(out, resume, overwrite, data)
     splits, settings = _train_part(data, overrides, _world(data, objects, background_bias, context_bias), seed)
-    prepare_folder(out, resume, overwrite)
-    run(splits.train, out, settings, boxes if crop == 'object-aware' else None, masks if mix == 'background' else None, seed, device, resume,
-        info=dict(command=_command_line(), data=data))
+    check_pretraining(splits.train, settings, device)
+    boxes = load_boxes(boxes, splits.train.ids) if crop == 'object-aware' else None
+    masks = stored_masks(masks, splits.train) if mix == 'background' else None
+    prepare_folder(out, resume, overwrite, data)                        # the last thing that can refuse, because it may delete
+    run(splits.train, out, settings, boxes, masks, seed, device, resume, info=dict(command=_command_line(), data=data))
     _say(f'trained on {len(splits.train)} images: {out}/checkpoint.pt', splits.train.broken)
 
 @app.command()
@@ -114,7 +120,6 @@ def localize(data:Data, out:Out, checkpoint:Checkpoint='scenes',
     margin:Annotated[Optional[float], typer.Option(help='of the boxes, as a share of their sides')]=None,
     overwrite:Overwrite=False):
     "Find the objects with ContraCAM: boxes.txt and masks/ in the run folder."
-    from oacl.core import RunError
     from oacl.pipeline import localize as run, open_all
     source, settings = open_all(dict(data=data, overrides=_overrides(iters=iters, upscale=upscale, size=size) | dict(extract=_given(threshold=threshold, margin=margin)),
                                      world=_world(data, objects, background_bias, context_bias)), seed)
@@ -155,14 +160,16 @@ def report(run:Annotated[Path, typer.Argument(help='folder of a pipeline')], dev
 @app.command('export')
 @_polite
 def export_networks(run:Annotated[Path, typer.Argument(help='run folder with a checkpoint.pt')],
-    out:Annotated[Path, typer.Option('--out', help='file to write')]):
+    out:Annotated[Path, typer.Option('--out', help='file to write')], overwrite:Overwrite=False):
     "Write a run's encoder and projector alone, as float16, to share or ship."
     from oacl.encoders import load_checkpoint, save_pretrained
     loaded = load_checkpoint(run/'checkpoint.pt')
-    save_pretrained(out, loaded['networks'], loaded['info'], half=True)
+    if 'networks' not in loaded: raise CheckpointError(f'{run}/checkpoint.pt is no checkpoint of oacl')
+    if out.exists() and not overwrite: raise RunError(f'{out} exists already: add --overwrite to replace it, or choose another --out')
+    save_pretrained(out, loaded['networks'], loaded.get('info', {}), half=True)
     _say(f'{out}: {out.stat().st_size/1e6:.2f} MB')
 
-# %% ../nbs/23_cli.ipynb #bf2a4516
+# %% ../nbs/23_cli.ipynb #31ddda21
 @app.command()
 @_polite
 def pipeline(data:Data, out:Out=Path('runs/pipeline'),
@@ -174,10 +181,10 @@ def pipeline(data:Data, out:Out=Path('runs/pipeline'),
     method:Method=None, arch:Arch=None, steps:Steps=None, batch_size:BatchSize=None, lr:Rate=None, optimizer:Optimizer=None, precision:Precision=None,
     size:Size=None, view_size:ViewSize=None, iters:Iters=None, upscale:Upscale=None, device:Device='auto', resume:Resume=False, overwrite:Overwrite=False):
     "Pretrain, localize, pretrain again, evaluate both, report."
-    from oacl.pipeline import run_pipeline
+    from oacl.pipeline import broken_files, run_pipeline
     overrides = _overrides(method, arch, steps, batch_size, lr, optimizer, precision, size, view_size, iters, upscale)
     page = run_pipeline(data, out, seeds, crop, mix, ceiling, _world(data, objects, background_bias, context_bias), device, resume, overwrite, overrides)
-    _say(f'report: {page}')
+    _say(f'report: {page}', broken_files(out))
 
 @app.command()
 @_polite

@@ -29,7 +29,7 @@ class RunError(OaclError):
 class CheckpointError(OaclError):
     "A checkpoint that is none, is damaged, or does not fit."
 
-# %% ../nbs/00_core.ipynb #c17f8bc5
+# %% ../nbs/00_core.ipynb #92f3670f
 def atomic_write(
     path:str|Path, # the file to write; its folder is made when missing
     write, # function of an open binary file
@@ -44,11 +44,18 @@ def atomic_write(
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except OSError as error:
-        raise RunError(f'cannot write {path}: {error.strerror or error}; free some space or choose another folder') from error
+    except (OSError, RuntimeError) as error:
+        cause = _os_error(error)
+        if cause is None: raise
+        raise RunError(f'cannot write {path}: {cause.strerror or cause}; free some space or choose another folder') from error
     finally:
         if beside.exists(): beside.unlink()
     return path
+
+def _os_error(error:BaseException|None) -> OSError|None:
+    "The OSError behind an error: torch.save, for one, hides a full disk in a RuntimeError."
+    while error is not None and not isinstance(error, OSError): error = error.__cause__ or error.__context__
+    return error
 
 # %% ../nbs/00_core.ipynb #4901f673
 def write_json(

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SCENES', 'PAIRS', 'PHOTOS', 'LEAD', 'WORLDS', 'Source', 'scenes_source', 'folder_source', 'settings_for',
-           'prepare_folder', 'pretrain', 'find_maps', 'localize', 'Splits', 'open_scenes', 'open_folder', 'evaluate',
-           'run_pipeline', 'open_data', 'open_all', 'model_folder', 'seeds_of', 'models_of', 'true_boxes_and_masks',
-           'write_report', 'run_demo', 'claims_table', 'scenes_per_second']
+           'check_folder', 'prepare_folder', 'pretrain', 'check_pretraining', 'stored_masks', 'find_maps', 'localize',
+           'Splits', 'open_scenes', 'open_folder', 'evaluate', 'run_pipeline', 'open_data', 'open_all', 'model_folder',
+           'seeds_of', 'models_of', 'true_boxes_and_masks', 'broken_files', 'write_report', 'run_demo', 'claims_table',
+           'scenes_per_second']
 
-# %% ../nbs/20_pipeline.ipynb #f9ded31a
+# %% ../nbs/20_pipeline.ipynb #af377d1f
 import shutil, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +30,10 @@ from .masks import load_boxes, load_masks, mask_paths, mask_to_boxes, save_boxes
 from .report import (Section, augmentation_grid, background_gap as background_gap_of, confusion_heatmap, crops_bars, format_score, gap_plot, headline,
                          html_table, localisation_grid, loss_curves, neighbours_grid, save_report, time_bars, variant_bars, variant_names)
 from .scenes import CLASSES, Scenes, make_scenes
-from .train import TrainingData, read_log, train
+from .train import TrainingData, check_training, read_log, train
 from .views import TwoViews
 
-# %% ../nbs/20_pipeline.ipynb #35f95b37
+# %% ../nbs/20_pipeline.ipynb #7604cd71
 @dataclass
 class Source:
     "Pictures in memory, and what is known of them."
@@ -48,6 +49,12 @@ class Source:
 
     @property
     def aspect(self): return self.sizes[:, 1]/self.sizes[:, 0]   # (N,) width:height
+
+    def subset(self, rows):
+        "Some of the pictures, by positions or a slice; the list of broken files stays behind."
+        rows = torch.arange(len(self))[rows]
+        return Source(self.images[rows], [self.ids[i] for i in rows], self.sizes[rows], None if self.labels is None else self.labels[rows], self.classes,
+                      scenes=None if self.scenes is None else self.scenes[rows])
 
     def floats(self, rows=slice(None)) -> Tensor:
         "Some of the images as float (n,3,S,S) in [0,1]."
@@ -84,7 +91,7 @@ def folder_source(
     loaded = load_images(images, size, fit='squeeze')
     return Source(loaded.images, loaded.ids, loaded.sizes, loaded.labels, loaded.classes, tuple(loaded.broken))
 
-# %% ../nbs/20_pipeline.ipynb #a844d1d8
+# %% ../nbs/20_pipeline.ipynb #04392aca
 SCENES = dict(
     data=dict(size=64),
     train=dict(arch=dict(arch='resnet8', widths=[16, 48, 192]), head=dict(hidden=256, out=64), options=dict(temperature=.1), steps=400, batch_size=128),
@@ -114,30 +121,48 @@ def settings_for(
     merged = {group: preset[group] | {k: v for k, v in overrides.get(group, {}).items() if v is not None} for group in preset}
     if overrides.get('train', {}).get('batch_size') is None:
         merged['train']['batch_size'] = max(2, min(merged['train']['batch_size'], len(source)//2))
-    if merged['views']['size'] > source.images.shape[-1]:
-        raise InputError(f"views of {merged['views']['size']} px are larger than the stored images of {source.images.shape[-1]} px: use a smaller --view-size or a larger --size")
     return merged
 
-# %% ../nbs/20_pipeline.ipynb #2f12e0c8
+# %% ../nbs/20_pipeline.ipynb #9cddf6ac
+def check_folder(
+    folder:str|Path, # where a run will write
+    resume:bool=False, # the folder may hold a run to continue
+    overwrite:bool=False, # a run in the folder may be deleted
+    data:str='scenes', # what the run reads: its folder must not hold the run
+) -> Path: # the folder, untouched; raises RunError when it holds something and neither is allowed
+    "Refuse a folder that a run must not write to."
+    folder = Path(folder)
+    if data != 'scenes' and folder.resolve().is_relative_to(Path(data).resolve()):
+        raise RunError(f'{folder} lies inside the data folder {data}, whose images would then include those of the run: choose another --out')
+    if folder.is_file(): raise RunError(f'{folder} is a file: choose another folder with --out')
+    try: empty = not folder.exists() or not any(folder.iterdir())
+    except OSError as error: raise RunError(f'cannot use {folder}: {error.strerror}; choose another folder with --out') from error
+    if empty: return folder
+    if not (resume or overwrite): raise RunError(f'{folder} is not empty: add --resume to continue it, --overwrite to start again, or choose another --out')
+    if not _is_run(folder): raise RunError(f'{folder} is not a run of oacl, so nothing in it is continued or deleted: choose another --out')
+    return folder
+
+def _is_run(folder:Path) -> bool:
+    "Whether the folder's config.json is one that oacl wrote."
+    try: keys = set(read_json(folder/'config.json'))
+    except (RunError, TypeError): return False
+    return any(ours <= keys for ours in ({'method', 'steps', 'info'}, {'data', 'seeds', 'overrides'}, {'worlds', 'seeds'}))
+
 def prepare_folder(
     folder:str|Path, # where a run will write
     resume:bool=False, # the folder may hold a run to continue
     overwrite:bool=False, # a run in the folder may be deleted
+    data:str='scenes', # what the run reads
 ) -> Path: # the folder; raises RunError when it holds something and neither is allowed
-    "Make a run folder, or refuse to touch what is there."
-    folder = Path(folder)
-    if folder.is_file(): raise RunError(f'{folder} is a file: choose another folder with --out')
+    "Make a run folder, or refuse to touch what is there; call it when nothing else can go wrong."
+    folder = check_folder(folder, resume, overwrite, data)
     try:
-        if folder.exists() and any(folder.iterdir()) and not resume:
-            is_run = (folder/'config.json').exists()
-            if not overwrite: raise RunError(f'{folder} is not empty: add --resume to continue it, --overwrite to start again, or choose another --out')
-            if not is_run: raise RunError(f'{folder} is not a run of oacl (no config.json), so --overwrite does not delete it: choose another --out')
-            shutil.rmtree(folder)
+        if overwrite and not resume and folder.exists(): shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise RunError(f'cannot use {folder}: {error.strerror}; choose another folder with --out') from error
     return folder
 
-# %% ../nbs/20_pipeline.ipynb #f07b0396
+# %% ../nbs/20_pipeline.ipynb #6f03c07e
 def pretrain(
     source:Source, # what to learn from
     folder:str|Path, # the run's folder
@@ -153,16 +178,28 @@ def pretrain(
 ) -> nn.Module: # the trained method, on the CPU, in eval mode
     "Train a model on a source; plain without boxes and masks."
     if isinstance(boxes, (str, Path)): boxes = load_boxes(boxes, source.ids)
-    if isinstance(masks, (str, Path)): masks = _stored_masks(masks, source)
+    if isinstance(masks, (str, Path)): masks = stored_masks(masks, source)
     data = TrainingData(source.images, None if boxes is None else [boxes[id] for id in source.ids], masks, source.aspect)
     return train(data, folder, views=TwoViews(**settings['views']), seed=seed, device=device, resume=resume, info=info, desc=desc, **settings['train'] | loop)
 
-def _stored_masks(folder:str|Path, source:Source) -> Tensor:
-    "The masks of a source's images, squeezed like the images: uint8 (N,1,S,S)."
+def check_pretraining(
+    source:Source, # what to learn from
+    settings:dict, # of `settings_for`
+    device:str='auto', # see `oacl.core.pick_device`
+) -> None: # raises InputError
+    "Refuse settings that cannot work, before anything is written or deleted."
+    known = {k: v for k, v in settings['train'].items() if k not in ('lr', 'weight_decay', 'warmup')}
+    check_training(source.images, views=TwoViews(**settings['views']), device=device, **known)
+
+def stored_masks(
+    folder:str|Path, # masks folder
+    source:Source, # whose images
+) -> Tensor: # uint8 (N,1,S,S); raises DataError when one is missing
+    "The masks of a source's images, squeezed like the images."
     parts = [source.ids[i:i + 256] for i in range(0, len(source), 256)]
     return torch.cat([(load_masks(folder, part, source.images.shape[-1], fit='squeeze')*255).round().byte() for part in progress(parts, 'reading masks')])
 
-# %% ../nbs/20_pipeline.ipynb #bca593f9
+# %% ../nbs/20_pipeline.ipynb #75a8dd7d
 def find_maps(
     encoder:nn.Module, # with .features
     projector:nn.Module, # to embeddings
@@ -200,6 +237,7 @@ def localize(
 ) -> dict: # what was found: number of boxes, images without any
     "Write the boxes and masks of a source's pictures."
     folder, found = Path(folder), dict(checkpoint=str(checkpoint), images=len(source), broken=list(source.broken))
+    if not boxes_only: mask_paths(folder/'masks', source.ids)            # two images that would share a mask file are refused before the work is done
     networks = load_pretrained(checkpoint)
     if not masks_only:
         cams = find_maps(*networks, source, **settings['boxes'], device=device, desc='finding boxes')
@@ -208,14 +246,13 @@ def localize(
         found |= dict(boxes=sum(map(len, boxes)), without_box=sum(len(box) == 0 for box in boxes), box_settings=settings['boxes'] | settings['extract'])
     if not boxes_only:
         cams = find_maps(*networks, source, **settings['localize'], device=device, desc='finding masks')
-        mask_paths(folder/'masks', source.ids)                       # two images that would share a mask file are refused before anything is written
         for rows in progress(torch.arange(len(source)).split(256), 'writing masks'):
             save_masks(folder/'masks', [source.ids[i] for i in rows], cams[rows].float()/255, sizes=source.sizes[rows].tolist())
         found |= dict(masks=len(source), mask_settings=settings['localize'])
     write_json(folder/'localize.json', found)
     return found
 
-# %% ../nbs/20_pipeline.ipynb #06c4adf3
+# %% ../nbs/20_pipeline.ipynb #c1107565
 @dataclass
 class Splits:
     "The parts of a data set: what models learn from, and what they are judged on."
@@ -245,11 +282,15 @@ def open_folder(
     seed:int=0, # of the split, where the folder has none
 ) -> Splits: # raises DataError
     "A folder of photographs, split: its own train and val, or one image in five for testing."
-    train, test = split_images(find_images(path), seed=seed)
-    train, test = folder_source(train, size), folder_source(test, size)
+    images = find_images(path)
+    source = folder_source(images, size)                        # everything once, so that "half of it is broken" means half of the folder
+    row = {id: i for i, id in enumerate(source.ids)}
+    readable = images.subset([i for i, id in enumerate(images.ids) if id in row])
+    train, test = (source.subset([row[id] for id in part.ids]) for part in split_images(readable, seed=seed))
+    train.broken = source.broken
     return Splits(train, train, None, test)
 
-# %% ../nbs/20_pipeline.ipynb #de917f83
+# %% ../nbs/20_pipeline.ipynb #eb5aef04
 def evaluate(
     checkpoint:str|Path, # of a pretrained model, or 'scenes'
     splits:Splits, # what to judge it on
@@ -283,7 +324,7 @@ def _localization(encoder:nn.Module, projector:nn.Module, splits:Splits, setting
     "Overlap of maps and boxes with the truth; the one threshold is chosen on the validation scenes."
     judged = {}
     for name, part in (('val', splits.val), ('test', splits.test)):
-        few = _first(part, most)
+        few = part.subset(slice(most))
         maps = {kind: find_maps(encoder, projector, few, **settings[kind], device=device, bank_of=splits.train, desc=f'maps of {name} scenes').float()/255
                 for kind in ('localize', 'boxes')}
         judged[name] = few.scenes, maps
@@ -292,13 +333,7 @@ def _localization(encoder:nn.Module, projector:nn.Module, splits:Splits, setting
     return dict(mask_iou=mean_mask_iou(test_maps['localize'], test.foreground, threshold), threshold=threshold, images=len(test),
                 box_iou=mean_box_iou(mask_to_boxes(test_maps['boxes'], **settings['extract'] | dict(margin=0.)), test.boxes))
 
-def _first(source:Source, most:int) -> Source:
-    "The first pictures of a source."
-    keep = slice(0, most)
-    return Source(source.images[keep], source.ids[keep], source.sizes[keep], None if source.labels is None else source.labels[keep], source.classes,
-                  source.broken, None if source.scenes is None else source.scenes[keep])
-
-# %% ../nbs/20_pipeline.ipynb #fa6dbc9c
+# %% ../nbs/20_pipeline.ipynb #978a2d26
 def run_pipeline(
     data:str, # 'scenes' or a folder of images
     out:str|Path, # the pipeline's folder
@@ -316,11 +351,15 @@ def run_pipeline(
 ) -> Path: # the report, or the folder
     "Pretrain, localize, pretrain again, evaluate, report."
     world, overrides = _check_pipeline(data, seeds, crop, mix, ceiling, world, overrides)
-    folder = prepare_folder(out, resume, overwrite)
+    check_folder(out, resume, overwrite, str(data))
     config = dict(data=str(data), world=world, seeds=seeds, first_seed=first_seed, crop=crop, mix=mix, ceiling=ceiling, overrides=overrides)
+    splits, settings = open_data(config, first_seed)
+    check_pretraining(splits.train, settings, device)
+    if _augmentations(config, splits.train)[1]: mask_paths(Path(out), splits.train.ids)
+    folder = prepare_folder(out, resume, overwrite, str(data))
     _keep_config(folder, config)
     for seed in seeds_of(config):
-        splits, settings = open_data(config, seed)
+        if seed != first_seed: splits, settings = open_data(config, seed)
         _one_seed(folder, splits, settings, config, seed, device)
     return write_report(folder, device=device) if report else folder
 
@@ -350,7 +389,7 @@ def open_data(
     "The data of a pipeline, and its settings."
     size = config['overrides'].get('data', {}).get('size')
     if config['data'] == 'scenes': splits = open_scenes(seed, **config['world'] | ({} if size is None else dict(size=size)))
-    else: splits = open_folder(config['data'], size or PHOTOS['data']['size'], seed)
+    else: splits = open_folder(config['data'], PHOTOS['data']['size'] if size is None else size, seed)
     return splits, settings_for(splits.train, **config['overrides'])
 
 def open_all(
@@ -361,10 +400,11 @@ def open_all(
     if config['data'] == 'scenes':
         splits, settings = open_data(config, seed)
         return splits.train, settings
-    source = folder_source(find_images(config['data']), config['overrides'].get('data', {}).get('size') or PHOTOS['data']['size'])
+    size = config['overrides'].get('data', {}).get('size')
+    source = folder_source(find_images(config['data']), PHOTOS['data']['size'] if size is None else size)
     return source, settings_for(source, **config['overrides'])
 
-# %% ../nbs/20_pipeline.ipynb #229ae0ad
+# %% ../nbs/20_pipeline.ipynb #12e6c641
 def _one_seed(folder:Path, splits:Splits, settings:dict, config:dict, seed:int, device:str) -> None:
     "All models of one seed: trained, localised, evaluated."
     run = lambda name: model_folder(folder, name, seed, config['seeds'])
@@ -420,6 +460,13 @@ def true_boxes_and_masks(
 ) -> tuple[dict,Tensor]: # id -> (K,4) boxes with their margin, and uint8 (N,1,S,S) masks
     "The truth, in the form that localisation would have found."
     return dict(zip(source.ids, map(enlarge_boxes, source.scenes.boxes))), source.scenes.foreground.byte()*255
+
+def broken_files(
+    folder:str|Path, # of a pipeline
+) -> list: # (id, reason) of the files that could not be read
+    "What a pipeline had to leave out."
+    found = next(Path(folder).glob('plain*/localize.json'), None)
+    return [] if found is None else read_json(found)['broken']
 
 class _timed:
     "Adds what a step took to the pipeline's seconds.json; a step that finds its work done already takes no time worth noting."
@@ -506,14 +553,14 @@ class _Part(_Results):
         found = read_json(self.run('plain')/'localize.json')
         return [('Images', str(found['images']), 'without labels, so no accuracy can be given'), ('Boxes found', str(found['boxes']), f"{found['without_box']} images have none")]
 
-# %% ../nbs/20_pipeline.ipynb #c7cf115f
+# %% ../nbs/20_pipeline.ipynb #90b605a5
 def _title(world:str, text:str) -> str:
     "A section's title, with the world it is about."
     return f'{world}{text}' if world else text[0].upper() + text[1:]
 
 def _pictures_section(part:_Part, world:str) -> list[Section]:
     "What ContraCAM found on test pictures."
-    test = _first(part.splits.test, 6)
+    test = part.splits.test.subset(slice(6))
     networks = load_pretrained(part.run('plain')/'checkpoint.pt')
     few = torch.randperm(len(part.splits.train), generator=torch.Generator().manual_seed(0))[:512]
     bank, colour = embedding_bank(*networks, part.splits.train.images[few])
@@ -547,11 +594,11 @@ def _neighbours(part:_Part) -> list:
                               f'Test pictures and their nearest neighbours in the {name} representation.'))
     return found
 
-# %% ../nbs/20_pipeline.ipynb #cced8ede
+# %% ../nbs/20_pipeline.ipynb #5bde2ef0
 def _augmentation_section(part:_Part, world:str) -> list[Section]:
     "What the augmentations do to training pictures."
     aware, mixed = _augmentations(part.config, part.splits.train)
-    few, generator = _first(part.splits.train, 5), torch.Generator().manual_seed(1)
+    few, generator = part.splits.train.subset(slice(5)), torch.Generator().manual_seed(1)
     views = TwoViews(**part.settings['views'] | dict(jitter_probability=0., grey=0., blur=0., flip=0., mix=1.))
     images, run = few.floats(), part.run('plain')
     shown = dict(plain_views=views(images, aspect=few.aspect, generator=generator))
@@ -560,7 +607,7 @@ def _augmentation_section(part:_Part, world:str) -> list[Section]:
         chosen = choose_box(*pack_boxes(shown['boxes']), generator)
         shown['aware_views'] = views(images, boxes=chosen, aspect=few.aspect, generator=generator)
     if mixed:
-        cams = _stored_masks(run/'masks', few).float()/255
+        cams = stored_masks(run/'masks', few).float()/255
         shown['background_only'] = [picture if has else None for picture, has in zip(*background_only(images, cams))]
         shown['mixed'] = views(images, cams=cams, aspect=few.aspect, generator=generator)[0]
     figure = augmentation_grid(images, **shown)
@@ -603,7 +650,7 @@ def _crops_section(part:_Part, world:str) -> Section:
     text = 'Partners often stand side by side, so a plain model learns that they belong together. Shown an object by itself, it may take it for its partner.'
     return Section(_title(world, 'object or company'), text, figures, [html_table(['model', 'k-NN', 'linear', 'taken for the partner'], rows, caption='Percent of object crops.')])
 
-# %% ../nbs/20_pipeline.ipynb #b91e05df
+# %% ../nbs/20_pipeline.ipynb #aceee613
 def _training_section(part:_Part, world:str) -> list[Section]:
     "How the models were trained, how long each step took, and what was left out."
     logs = {name: [read_log(part.run(name, seed)/'log.jsonl') for seed in part.seeds] for name in part.models}
@@ -612,7 +659,7 @@ def _training_section(part:_Part, world:str) -> list[Section]:
     for step, value in seconds.items(): total[step.split(' (seed')[0]] = total.get(step.split(' (seed')[0], 0) + value
     figures = [part.add('losses', loss_curves(logs), 'Loss and spread of the representation (0 would be collapse) while training.'),
                part.add('seconds', time_bars(total), 'Time that each step took' + (f', {len(part.seeds)} seeds together.' if len(part.seeds) > 1 else '.'))]
-    broken = [*part.splits.train.broken, *part.splits.test.broken]
+    broken = part.splits.train.broken
     text = [f"{found['images']} training pictures."]
     if 'boxes' in found: text.append(f"{found['boxes']} boxes were found; {found['without_box']} pictures have none and are cropped as usual.")
     if broken: text.append(f'{len(broken)} files could not be read and were left out.')
@@ -620,7 +667,7 @@ def _training_section(part:_Part, world:str) -> list[Section]:
     if broken: details.append(('Files that could not be read', '\n\n'.join(f'{id}: {reason}' for id, reason in broken)))
     return [Section(_title(world, 'how it was made'), text, figures, details=details)]
 
-# %% ../nbs/20_pipeline.ipynb #badfee4b
+# %% ../nbs/20_pipeline.ipynb #a49cd31b
 WORLDS = dict(background=dict(objects=1, background_bias=.9), context=dict(objects=2, background_bias=1/8, context_bias=.9))
 
 def run_demo(
@@ -635,6 +682,9 @@ def run_demo(
     first_seed:int=0, # seeds are counted from here
 ) -> Path: # the report
     "The main job in both worlds of the embedded scenes: background bias with one object, context bias with two."
+    check_folder(out, resume, overwrite)
+    pick_device(device)
+    if steps is not None and steps < 1: raise InputError(f'training needs at least 1 step, got {steps}')
     folder = prepare_folder(out, resume, overwrite)
     _keep_config(folder, dict(worlds=WORLDS, seeds=seeds, first_seed=first_seed, ceiling=ceiling, steps=steps))
     overrides = {} if steps is None else dict(train=dict(steps=steps))

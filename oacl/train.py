@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrainingData', 'batch_rows', 'learning_rates', 'make_optimizer', 'pick_precision', 'stop_after_step', 'Log',
-           'read_log', 'feature_spread', 'train']
+           'read_log', 'feature_spread', 'check_training', 'train']
 
 # %% ../nbs/08_train.ipynb #472ac299
 import json, math, os, signal, threading, time
@@ -110,12 +110,12 @@ def stop_after_step():
     try: yield asked
     finally: signal.signal(signal.SIGINT, before)
 
-# %% ../nbs/08_train.ipynb #a133bf97
+# %% ../nbs/08_train.ipynb #f2a740fb
 class Log:
     "`log.jsonl` of a run: appended while it runs, cut back to the checkpoint when it continues."
     def __init__(self, path:Path, first_step:int):
         self.path = path
-        kept = [line for line in self.path.read_text().splitlines() if json.loads(line)['step'] < first_step] if first_step and path.exists() else []
+        kept = [json.dumps(record) for record in read_log(path) if record['step'] < first_step] if first_step and path.exists() else []
         atomic_write(path, lambda file: file.write(''.join(line + '\n' for line in kept).encode()))
 
     def write(self, **record) -> None:
@@ -137,7 +137,25 @@ def feature_spread(
     "Standard deviation of the representation over the batch, relative to its size."
     return pooled.std(0).mean()/pooled.abs().mean().clamp(min=1e-12)
 
-# %% ../nbs/08_train.ipynb #3c5738a3
+# %% ../nbs/08_train.ipynb #55481e4d
+def check_training(
+    images:Tensor, # (N,3,S,S) to learn from
+    method:str='simclr', # see `train` for all arguments
+    arch:dict|None=None, head:dict|None=None, views:TwoViews|None=None, steps:int=400, batch_size:int=128, optimizer:str='adamw', device:str='auto',
+    precision:str='auto', options:dict|None=None,
+) -> torch.device: # where it will run; raises InputError
+    "Refuse arguments of `train` that cannot work."
+    count, side, view = len(images), images.shape[-1], (views or TwoViews()).size
+    if batch_size > count: raise InputError(f'a batch of {batch_size} is larger than the data set of {count} images: use --batch-size {max(2, count//2)}')
+    if steps < 1 or batch_size < 2: raise InputError(f'training needs at least 1 step and batches of 2, got {steps} and {batch_size}')
+    if view < 1: raise InputError(f'views need at least 1 pixel, got {view}: use a larger --view-size')
+    if view > side: raise InputError(f'views of {view} px are larger than the stored images of {side} px: use a smaller --view-size or a larger --size')
+    target = pick_device(device)
+    pick_precision(precision, target)
+    make_optimizer(optimizer, make_method(method, arch or dict(arch='resnet8'), head, **(options or {}))[0], 0.)
+    return target
+
+# %% ../nbs/08_train.ipynb #bf3b1d60
 def train(
     data:TrainingData, # what to learn from
     folder:str|Path, # the run's folder
@@ -163,9 +181,7 @@ def train(
 ) -> nn.Module: # the trained method, on the CPU, in eval mode
     "Train a contrastive model; returns it and leaves config, log and checkpoint in the folder."
     folder, views, arch = Path(folder), views or TwoViews(), arch or dict(arch='resnet8')
-    if batch_size > len(data): raise InputError(f'a batch of {batch_size} is larger than the data set of {len(data)} images: use --batch-size {max(2, len(data)//2)}')
-    if steps < 1 or batch_size < 2: raise InputError(f'training needs at least 1 step and batches of 2, got {steps} and {batch_size}')
-    target = pick_device(device)
+    target = check_training(data.images, method, arch, head, views, steps, batch_size, optimizer, device, precision, options)
     torch.manual_seed(seed)
     model, full_head = make_method(method, arch, head, **(options or {}))
     settings = dict(method=method, arch=arch, head=full_head, views=vars(views), steps=steps, batch_size=batch_size, lr=lr, optimizer=optimizer,
