@@ -594,13 +594,15 @@ def _neighbours(part:_Part) -> list:
                               f'Test pictures and their nearest neighbours in the {name} representation.'))
     return found
 
-# %% ../nbs/20_pipeline.ipynb #5bde2ef0
+# %% ../nbs/20_pipeline.ipynb #2c5311e1
 def _augmentation_section(part:_Part, world:str) -> list[Section]:
     "What the augmentations do to training pictures."
     aware, mixed = _augmentations(part.config, part.splits.train)
-    few, generator = part.splits.train.subset(slice(5)), torch.Generator().manual_seed(1)
+    some, generator, run = part.splits.train.subset(slice(128)), torch.Generator().manual_seed(1), part.run('plain')
     views = TwoViews(**part.settings['views'] | dict(jitter_probability=0., grey=0., blur=0., flip=0., mix=1.))
-    images, run = few.floats(), part.run('plain')
+    possible = background_only(some.floats(), stored_masks(run/'masks', some).float()/255, views.threshold)[1] if mixed else torch.ones(len(some), dtype=torch.bool)
+    few = some.subset(torch.argsort(possible.int(), descending=True, stable=True)[:5])        # pictures that have a background-only picture first
+    images = few.floats()
     shown = dict(plain_views=views(images, aspect=few.aspect, generator=generator))
     if aware:
         shown['boxes'] = list(load_boxes(run/'boxes.txt', few.ids).values())
@@ -608,11 +610,12 @@ def _augmentation_section(part:_Part, world:str) -> list[Section]:
         shown['aware_views'] = views(images, boxes=chosen, aspect=few.aspect, generator=generator)
     if mixed:
         cams = stored_masks(run/'masks', few).float()/255
-        shown['background_only'] = [picture if has else None for picture, has in zip(*background_only(images, cams))]
+        shown['background_only'] = [picture if has else None for picture, has in zip(*background_only(images, cams, views.threshold))]
         shown['mixed'] = views(images, cams=cams, aspect=few.aspect, generator=generator)[0]
     figure = augmentation_grid(images, **shown)
+    lent = f' {possible.float().mean():.0%} of the pictures have a background-only picture to lend.' if mixed else ''
     used = ' and '.join(['the object-aware crop']*aware + ['background mixup']*mixed)
-    return [Section(_title(world, 'what the augmentations do'), [f'The debiased model was trained with {used}. Colours are left as they are here, to show the cuts.'],
+    return [Section(_title(world, 'what the augmentations do'), [f'The debiased model was trained with {used}. Colours are left as they are here, to show the cuts.{lent}'],
                    [part.add('augmentations', figure, 'Training pictures, and the views that are made of them.')])]
 
 # %% ../nbs/20_pipeline.ipynb #fd1001ed

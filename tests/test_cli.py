@@ -172,9 +172,10 @@ def test_single_commands_take_small_images(here, said):
 
 def test_a_run_inside_the_folder_of_images_does_not_learn_from_itself(here, said):
     photos(here/'photos')
-    for more in ([], ['--resume']):
-        code, out, err = said('pipeline', 'photos', '--out', 'photos/run', '--steps', 1, *TINY, *more)
-        assert code == 0, err
+    for command in ('pipeline', 'pretrain'):
+        code, out, err = said(command, 'photos', '--out', 'photos/run', '--steps', 1, *TINY)
+        assert code == 2 and 'inside the data folder' in err, err
+    assert not (here/'photos/run').exists()
 
 # ---- the chain
 
