@@ -91,7 +91,7 @@ def folder_source(
     loaded = load_images(images, size, fit='squeeze')
     return Source(loaded.images, loaded.ids, loaded.sizes, loaded.labels, loaded.classes, tuple(loaded.broken))
 
-# %% ../nbs/20_pipeline.ipynb #04392aca
+# %% ../nbs/20_pipeline.ipynb #52c9eab4
 SCENES = dict(
     data=dict(size=64),
     train=dict(arch=dict(arch='resnet8', widths=[16, 48, 192]), head=dict(hidden=256, out=64), options=dict(temperature=.1), steps=400, batch_size=128),
@@ -106,7 +106,7 @@ PAIRS = SCENES | dict(views=SCENES['views'] | dict(scale=(.4, 1.)), extract=dict
 
 PHOTOS = dict(
     data=dict(size=96),
-    train=dict(arch=dict(arch='resnet8', widths=[24, 64, 192]), head=dict(hidden=512, out=128), options=dict(temperature=.2), steps=600, batch_size=128),
+    train=dict(arch=dict(arch='resnet8', widths=[24, 64, 192]), head=dict(hidden=512, out=128), options=dict(temperature=.2), steps=400, batch_size=128),
     views=dict(size=64, scale=(.2, 1.), jitter=(.4, .4, .4, .1), blur=.2, threshold=.4),
     localize=dict(iters=1, upscale=2),
     boxes=dict(iters=3, upscale=2),
