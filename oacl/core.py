@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OaclError', 'InputError', 'DataError', 'RunError', 'CheckpointError', 'atomic_write', 'write_json', 'read_json',
-           'progress', 'pick_device']
+           'progress', 'pick_device', 'pick_precision']
 
 # %% ../nbs/00_core.ipynb #b75e5960
 import json, os, uuid
@@ -103,3 +103,15 @@ def pick_device(
     missing = not has.get(device.type, False) or (device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count())
     if missing: raise InputError(f"device {name!r} is not available on this machine; use --device cpu (here: {[k for k, v in has.items() if v]})")
     return device
+
+# %% ../nbs/00_core.ipynb #0d3f338f
+def pick_precision(
+    name:str, # 'auto', 'bf16', 'fp32'
+    device:torch.device, # where it runs
+) -> torch.dtype|None: # for autocast; None is full precision. Raises InputError for an unknown name
+    "bfloat16 where the hardware multiplies it, unless told otherwise."
+    if name not in ('auto', 'bf16', 'fp32'): raise InputError(f"unknown precision {name!r}: use auto, bf16 or fp32")
+    if name == 'auto':
+        has = getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)
+        name = 'bf16' if (torch.cuda.is_bf16_supported(including_emulation=False) if device.type == 'cuda' else device.type == 'cpu' and has()) else 'fp32'
+    return torch.bfloat16 if name == 'bf16' else None
