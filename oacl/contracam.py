@@ -89,7 +89,7 @@ def evaluating(
     finally:
         for module, mode in modes: module.training = mode
 
-# %% ../nbs/03_contracam.ipynb #5a24dabd
+# %% ../nbs/03_contracam.ipynb #dc9294e5
 class Look(NamedTuple):
     "One iteration: what the network was shown, and what it found."
     covered:Tensor # (N,3,H,W) the images, covered where something was found before
@@ -113,7 +113,6 @@ class _Search:
         "Look, cover what was found, look again, until every image is finished."
         count, (height, width) = len(self.images), self.images.shape[2:]
         found = self.images.new_zeros(count, 1, height, width, dtype=torch.float32)
-        cam, scores, strength = torch.zeros_like(found), found.new_zeros(count), found.new_zeros(count)
         rows = slice(None)                                     # the images that are not finished: all of them
         while True:
             covered = torch.lerp(self.images, self.colour, found.to(self.images.dtype))
@@ -128,6 +127,7 @@ class _Search:
                 rows = growing.nonzero().flatten() if isinstance(rows, slice) else rows[growing[rows]]
             found = grown
             yield Look(covered, cam, found, scores, strength)
+            del covered, cam, new, grown                       # nothing but the union stays while the network looks again
             if not isinstance(rows, slice) and len(rows) == 0: return
 
     @torch.no_grad()
@@ -208,8 +208,10 @@ def contracam(
     for look in islice(search.looks(), iters):
         if return_steps:
             for name, value in zip(steps, (look.cam, look.covered, look.scores)): steps[name].append(value)
+        found = look.found
+        del look                                               # its pictures need not stay while the network looks again
     search.check()
-    return (look.found, steps) if return_steps else look.found
+    return (found, steps) if return_steps else found
 
 # %% ../nbs/03_contracam.ipynb #e281d238
 def _fill_colour(images:Tensor, fill) -> Tensor:
