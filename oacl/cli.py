@@ -8,8 +8,8 @@ __all__ = ['app', 'Data', 'Out', 'Resume', 'Overwrite', 'Device', 'Seed', 'Check
            'Iters', 'Upscale', 'bench', 'pretrain', 'localize', 'evaluate', 'report', 'export_networks', 'pipeline',
            'demo', 'bench_scenes', 'bench_world', 'main']
 
-# %% ../nbs/23_cli.ipynb #fd7949bb
-import functools, shlex, sys
+# %% ../nbs/23_cli.ipynb #3abea6f3
+import functools, os, shlex, sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -72,7 +72,7 @@ def _overrides(method=None, arch=None, steps=None, batch_size=None, lr=None, opt
                   train=_given(method=method, arch=arch, steps=steps, batch_size=batch_size, lr=lr, optimizer=optimizer, precision=precision) | own_head)
     return {name: group for name, group in groups.items() if group}
 
-# %% ../nbs/23_cli.ipynb #d3d687c5
+# %% ../nbs/23_cli.ipynb #0c3f9937
 def _train_part(data:str, overrides:dict, world:dict, seed:int):
     "The pictures to learn from, and the settings."
     from oacl.pipeline import open_data
@@ -115,17 +115,30 @@ def pretrain(data:Data, out:Out,
 @_polite
 def localize(data:Data, out:Out, checkpoint:Checkpoint='scenes',
     objects:Objects=None, background_bias:BackgroundBias=None, context_bias:ContextBias=None,
-    iters:Iters=None, upscale:Upscale=None, size:Size=None, seed:Seed=0, device:Device='auto',
+    iters:Iters=None, upscale:Upscale=None,
+    size:Annotated[Optional[int], typer.Option(help='shorter side of the images as the model sees them, in pixels')]=None,
+    fit:Annotated[str, typer.Option(help='keep the proportions of photographs, or squeeze them into squares')]='keep',
+    batch_size:Annotated[Optional[int], typer.Option(help='images at a time')]=None,
+    boxes_only:Annotated[bool, typer.Option('--boxes-only', help='no masks')]=False,
+    masks_only:Annotated[bool, typer.Option('--masks-only', help='no boxes')]=False,
     threshold:Annotated[Optional[float], typer.Option(help="of the boxes, as a share of each map's maximum")]=None,
     margin:Annotated[Optional[float], typer.Option(help='of the boxes, as a share of their sides')]=None,
-    overwrite:Overwrite=False):
-    "Find the objects with ContraCAM: boxes.txt and masks/ in the run folder."
-    from oacl.pipeline import localize as run, open_all
-    source, settings = open_all(dict(data=data, overrides=_overrides(iters=iters, upscale=upscale, size=size) | dict(extract=_given(threshold=threshold, margin=margin)),
-                                     world=_world(data, objects, background_bias, context_bias)), seed)
-    if (out/'boxes.txt').exists() and not overwrite: raise RunError(f'{out} holds boxes.txt already: add --overwrite to write it again, or choose another --out')
-    found = run(source, checkpoint, out, settings, device=device)
-    _say(f"{found['boxes']} boxes in {found['images']} images ({found['without_box']} without): {out}/boxes.txt, {out}/masks", source.broken)
+    crf:Annotated[bool, typer.Option('--crf', help='refine the maps along the edges (pip install oacl[crf])')]=False,
+    temperature:Annotated[Optional[float], typer.Option(help='of the contrastive score')]=None,
+    formula:Annotated[Optional[str], typer.Option(help='of the contrastive score: paper or published')]=None,
+    tolerance:Annotated[Optional[float], typer.Option(help='an image whose map grew by less on average is finished')]=None,
+    precision:Precision=None, seed:Seed=0, device:Device='auto', resume:Resume=False,
+    overwrite:Annotated[bool, typer.Option('--overwrite', help='replace the boxes and masks in the folder')]=False):
+    "Find the objects with ContraCAM: boxes.txt and masks/ in the run folder; folders of any size, also with torchrun -m oacl localize."
+    from oacl.pipeline import localize_data
+    config = dict(data=data, world=_world(data, objects, background_bias, context_bias),
+                  overrides=_overrides(iters=iters, upscale=upscale, size=size) | dict(extract=_given(threshold=threshold, margin=margin)))
+    how = _given(batch_size=batch_size, temperature=temperature, formula=formula, tolerance=tolerance, precision=precision)
+    found = localize_data(config, checkpoint, out, seed, fit, boxes_only=boxes_only, masks_only=masks_only, crf=crf, device=device,
+                          resume=resume, overwrite=overwrite, **how)
+    if int(os.environ.get('RANK', 0)) > 0: return                        # of several processes one is enough to say it
+    boxes = [f"{found['boxes']} boxes in {found['images']} images ({found['without_box']} without): {out}/boxes.txt"]*(not masks_only)
+    _say(', '.join(boxes + [f'{out}/masks']*(not boxes_only)), found['broken'])
 
 @app.command()
 @_polite

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SCENES', 'PAIRS', 'PHOTOS', 'LEAD', 'WORLDS', 'Source', 'scenes_source', 'folder_source', 'settings_for',
            'check_folder', 'prepare_folder', 'pretrain', 'check_pretraining', 'stored_masks', 'find_maps', 'localize',
-           'Splits', 'open_scenes', 'open_folder', 'evaluate', 'run_pipeline', 'open_data', 'open_all', 'model_folder',
-           'seeds_of', 'models_of', 'true_boxes_and_masks', 'broken_files', 'write_report', 'run_demo', 'claims_table',
-           'scenes_per_second']
+           'localize_folder', 'Splits', 'open_scenes', 'open_folder', 'evaluate', 'run_pipeline', 'open_data',
+           'localize_data', 'model_folder', 'seeds_of', 'models_of', 'true_boxes_and_masks', 'broken_files',
+           'write_report', 'run_demo', 'claims_table', 'scenes_per_second']
 
-# %% ../nbs/20_pipeline.ipynb #af377d1f
+# %% ../nbs/20_pipeline.ipynb #a1743860
 import shutil, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,8 @@ from .eval.backgrounds import background_gap, crop_accuracy, variant_accuracy
 from .eval.localization import best_threshold, mean_box_iou, mean_mask_iou
 from .eval.probe import extract_features, knn_accuracy, linear_probe, nearest_neighbours
 from .geometry import crop_boxes, enlarge_boxes
-from .masks import load_boxes, load_masks, mask_paths, mask_to_boxes, save_boxes, save_masks
+from .localize import Photos, Pixels, localize as localize_pictures
+from .masks import load_boxes, load_masks, mask_paths, mask_to_boxes
 from .report import (Section, augmentation_grid, background_gap as background_gap_of, confusion_heatmap, crops_bars, format_score, gap_plot, headline,
                          html_table, localisation_grid, loss_curves, neighbours_grid, save_report, time_bars, variant_bars, variant_names)
 from .scenes import CLASSES, Scenes, make_scenes
@@ -91,7 +92,7 @@ def folder_source(
     loaded = load_images(images, size, fit='squeeze')
     return Source(loaded.images, loaded.ids, loaded.sizes, loaded.labels, loaded.classes, tuple(loaded.broken))
 
-# %% ../nbs/20_pipeline.ipynb #52c9eab4
+# %% ../nbs/20_pipeline.ipynb #87a86b84
 SCENES = dict(
     data=dict(size=64),
     train=dict(arch=dict(arch='resnet8', widths=[16, 48, 192]), head=dict(hidden=256, out=64), options=dict(temperature=.1), steps=400, batch_size=128),
@@ -113,11 +114,12 @@ PHOTOS = dict(
     extract=dict(threshold=.5, margin=.2, min_area=.05))          # smaller boxes would be blown up to a blur
 
 def settings_for(
-    source:Source, # what will be trained on
+    source:Source|Images, # what will be trained on or looked at
     **overrides, # entries of the dictionaries above, by group: train=dict(steps=…)
 ) -> dict: # groups data, train, views, localize (maps for masks), boxes (maps for boxes), extract (boxes from maps)
     "The preset for this kind of data with some entries changed; a batch fits the data set unless it was asked for."
-    preset = PHOTOS if source.scenes is None else SCENES if source.scenes.labels.shape[1] == 1 else PAIRS
+    scenes = getattr(source, 'scenes', None)
+    preset = PHOTOS if scenes is None else SCENES if scenes.labels.shape[1] == 1 else PAIRS
     merged = {group: preset[group] | {k: v for k, v in overrides.get(group, {}).items() if v is not None} for group in preset}
     if overrides.get('train', {}).get('batch_size') is None:
         merged['train']['batch_size'] = max(2, min(merged['train']['batch_size'], len(source)//2))
@@ -199,7 +201,7 @@ def stored_masks(
     parts = [source.ids[i:i + 256] for i in range(0, len(source), 256)]
     return torch.cat([(load_masks(folder, part, source.images.shape[-1], fit='squeeze')*255).round().byte() for part in progress(parts, 'reading masks')])
 
-# %% ../nbs/20_pipeline.ipynb #75a8dd7d
+# %% ../nbs/20_pipeline.ipynb #e43ba819
 def find_maps(
     encoder:nn.Module, # with .features
     projector:nn.Module, # to embeddings
@@ -216,7 +218,7 @@ def find_maps(
     target, own = pick_device(device), bank_of is None
     encoder, projector = encoder.to(target), projector.to(target)
     pool = source if own else bank_of
-    chosen = torch.randperm(len(pool), generator=torch.Generator().manual_seed(0))[:bank_size]
+    chosen = _bank_order(pool)[:bank_size]
     if len(chosen) < 2: raise InputError('ContraCAM tells images from each other: it needs at least two')
     bank, colour = embedding_bank(encoder, projector, pool.images[chosen])
     maps = []
@@ -226,6 +228,10 @@ def find_maps(
         maps.append((cams*255).round().byte().cpu())
     return torch.cat(maps)
 
+def _bank_order(source:Source) -> Tensor:
+    "Rows of a source in a random order that is always the same; the first few make the bank."
+    return torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
+
 def localize(
     source:Source, # pictures
     checkpoint:str|Path, # of a pretrained model, or 'scenes'
@@ -234,23 +240,28 @@ def localize(
     boxes_only:bool=False, # no masks
     masks_only:bool=False, # no boxes
     device:str='auto', # see `oacl.core.pick_device`
+    **options, # resume, overwrite and further arguments of `oacl.localize.localize`
 ) -> dict: # what was found: number of boxes, images without any
-    "Write the boxes and masks of a source's pictures."
-    folder, found = Path(folder), dict(checkpoint=str(checkpoint), images=len(source), broken=list(source.broken))
-    if not boxes_only: mask_paths(folder/'masks', source.ids)            # two images that would share a mask file are refused before the work is done
-    networks = load_pretrained(checkpoint)
-    if not masks_only:
-        cams = find_maps(*networks, source, **settings['boxes'], device=device, desc='finding boxes')
-        boxes = [box for part in cams.split(256) for box in mask_to_boxes(part.float()/255, **settings['extract'])]
-        save_boxes(folder/'boxes.txt', source.ids, boxes)
-        found |= dict(boxes=sum(map(len, boxes)), without_box=sum(len(box) == 0 for box in boxes), box_settings=settings['boxes'] | settings['extract'])
-    if not boxes_only:
-        cams = find_maps(*networks, source, **settings['localize'], device=device, desc='finding masks')
-        for rows in progress(torch.arange(len(source)).split(256), 'writing masks'):
-            save_masks(folder/'masks', [source.ids[i] for i in rows], cams[rows].float()/255, sizes=source.sizes[rows].tolist())
-        found |= dict(masks=len(source), mask_settings=settings['localize'])
-    write_json(folder/'localize.json', found)
-    return found
+    "Write the boxes and masks of a source's pictures, as `oacl.localize.localize` does for files."
+    pictures = Pixels(source.images, source.ids, source.sizes, tuple(source.broken), bank=_bank_order(source))
+    return localize_pictures(pictures, checkpoint, folder, **_wanted(settings, boxes_only, masks_only), device=device, **options)
+
+def localize_folder(
+    images:Images, # what `oacl.data.find_images` found
+    checkpoint:str|Path, # of a pretrained model, or 'scenes'
+    folder:str|Path, # where boxes.txt, masks/ and localize.json go
+    settings:dict, # of `settings_for`
+    boxes_only:bool=False, # no masks
+    masks_only:bool=False, # no boxes
+    fit:str='keep', # 'keep' the proportions of the photographs, or 'squeeze' them into squares
+    **options, # further arguments of `oacl.localize.localize`
+) -> dict: # what was found: number of boxes, images without any
+    "The same for photographs on disk, which are read as they are needed."
+    return localize_pictures(Photos(images, settings['data']['size'], fit), checkpoint, folder, **_wanted(settings, boxes_only, masks_only), **options)
+
+def _wanted(settings:dict, boxes_only:bool, masks_only:bool) -> dict:
+    "What the settings mean for `oacl.localize.localize`."
+    return dict(masks=None if boxes_only else settings['localize'], boxes=None if masks_only else settings['boxes'], extract=settings['extract'])
 
 # %% ../nbs/20_pipeline.ipynb #c1107565
 @dataclass
@@ -333,7 +344,7 @@ def _localization(encoder:nn.Module, projector:nn.Module, splits:Splits, setting
     return dict(mask_iou=mean_mask_iou(test_maps['localize'], test.foreground, threshold), threshold=threshold, images=len(test),
                 box_iou=mean_box_iou(mask_to_boxes(test_maps['boxes'], **settings['extract'] | dict(margin=0.)), test.boxes))
 
-# %% ../nbs/20_pipeline.ipynb #978a2d26
+# %% ../nbs/20_pipeline.ipynb #8b8e89ae
 def run_pipeline(
     data:str, # 'scenes' or a folder of images
     out:str|Path, # the pipeline's folder
@@ -392,19 +403,22 @@ def open_data(
     else: splits = open_folder(config['data'], PHOTOS['data']['size'] if size is None else size, seed)
     return splits, settings_for(splits.train, **config['overrides'])
 
-def open_all(
-    config:dict, # of a pipeline
-    seed:int=0, # one of its seeds
-) -> tuple[Source,dict]: # every picture of a folder, also those that a pipeline would keep for testing; for scenes the training scenes
-    "All pictures to localise, and their settings."
+def localize_data(
+    config:dict, # data ('scenes' or a folder), world and overrides, as of a pipeline
+    checkpoint:str|Path, # of a pretrained model, or 'scenes'
+    folder:str|Path, # where boxes.txt, masks/ and localize.json go
+    seed:int=0, # of the scenes
+    fit:str='keep', # of photographs, see `oacl.localize.working_shapes`
+    **options, # boxes_only, masks_only and further arguments of `oacl.localize.localize`
+) -> dict: # what was found
+    "Localise every picture of a folder, also those that a pipeline would keep for testing; of the embedded world the training scenes."
     if config['data'] == 'scenes':
         splits, settings = open_data(config, seed)
-        return splits.train, settings
-    size = config['overrides'].get('data', {}).get('size')
-    source = folder_source(find_images(config['data']), PHOTOS['data']['size'] if size is None else size)
-    return source, settings_for(source, **config['overrides'])
+        return localize(splits.train, checkpoint, folder, settings, **options)
+    images = find_images(config['data'])
+    return localize_folder(images, checkpoint, folder, settings_for(images, **config['overrides']), fit=fit, **options)
 
-# %% ../nbs/20_pipeline.ipynb #12e6c641
+# %% ../nbs/20_pipeline.ipynb #c1ed0cd6
 def _one_seed(folder:Path, splits:Splits, settings:dict, config:dict, seed:int, device:str) -> None:
     "All models of one seed: trained, localised, evaluated."
     run = lambda name: model_folder(folder, name, seed, config['seeds'])
@@ -415,7 +429,7 @@ def _one_seed(folder:Path, splits:Splits, settings:dict, config:dict, seed:int, 
     aware, mixed = _augmentations(config, splits.train)
     if not (run('plain')/'localize.json').exists():
         with _timed(folder, f'localize{label}'):
-            localize(splits.train, run('plain')/'checkpoint.pt', run('plain'), settings, boxes_only=not mixed, masks_only=not aware, device=device)
+            localize(splits.train, run('plain')/'checkpoint.pt', run('plain'), settings, boxes_only=not mixed, masks_only=not aware, device=device, resume=True, overwrite=True)
     with _timed(folder, f'pretrain debiased{label}'):
         pretrain(splits.train, run('debiased'), settings, run('plain')/'boxes.txt' if aware else None, run('plain')/'masks' if mixed else None,
                  info=dict(model='debiased'), desc=f'pretrain debiased{label}', **arguments)
@@ -553,7 +567,7 @@ class _Part(_Results):
         found = read_json(self.run('plain')/'localize.json')
         return [('Images', str(found['images']), 'without labels, so no accuracy can be given'), ('Boxes found', str(found['boxes']), f"{found['without_box']} images have none")]
 
-# %% ../nbs/20_pipeline.ipynb #90b605a5
+# %% ../nbs/20_pipeline.ipynb #753d3b96
 def _title(world:str, text:str) -> str:
     "A section's title, with the world it is about."
     return f'{world}{text}' if world else text[0].upper() + text[1:]
@@ -562,7 +576,7 @@ def _pictures_section(part:_Part, world:str) -> list[Section]:
     "What ContraCAM found on test pictures."
     test = part.splits.test.subset(slice(6))
     networks = load_pretrained(part.run('plain')/'checkpoint.pt')
-    few = torch.randperm(len(part.splits.train), generator=torch.Generator().manual_seed(0))[:512]
+    few = _bank_order(part.splits.train)[:512]
     bank, colour = embedding_bank(*networks, part.splits.train.images[few])
     options = dict(iters=3, upscale=part.settings['localize']['upscale'])
     cams, steps = contracam(*networks, test.floats(), **options, negatives=bank, fill=colour, return_steps=True)
