@@ -6,9 +6,9 @@
 __all__ = ['RESNETS', 'Encoder', 'ResidualBlock', 'resnet8', 'from_resnet', 'unwrap', 'Backbone', 'as_encoder', 'with_finer_map',
            'evaluating', 'check_encoder']
 
-# %% ../nbs/02_backbones.ipynb #1346e058
+# %% ../nbs/02_backbones.ipynb #8df6533f
 import copy, difflib, inspect, json, math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from threading import get_ident
@@ -152,9 +152,14 @@ def _runner(model:nn.Module): # (function of model and normalised images, name o
     if isinstance(model, vision.VisionTransformer): return _vit, 'encoder'
     if type(model).__module__.startswith('torchvision.') and isinstance(getattr(model, 'features', None), nn.Module): return _trunk, 'features'
 
-# %% ../nbs/02_backbones.ipynb #c8dda59b
+# %% ../nbs/02_backbones.ipynb #0640ca0d
 class _Reached(Exception):
     "The layer has given its output."
+
+def _eagerly(model:nn.Module):
+    "Without compilation, if a part of the network is compiled: compiled parts skip hooks. The switch is the whole process's, so it is left alone otherwise."
+    compiled = any('_orig_mod' in part._modules or part._compiled_call_impl is not None for part in model.modules())
+    return torch.compiler.set_stance('force_eager') if compiled else nullcontext()
 
 def _until(model:nn.Module, x:Tensor, layer:str, run=_own_forward, calls:int|None=None):
     "Run a model until `layer` has run `calls` times; None: to the end. Gives all its outputs."
@@ -165,7 +170,7 @@ def _until(model:nn.Module, x:Tensor, layer:str, run=_own_forward, calls:int|Non
         if len(outputs) == calls: raise _Reached
     handle = model.get_submodule(layer).register_forward_hook(keep)
     try:
-        with torch.compiler.set_stance('force_eager'): run(model, x)            # compiled parts would skip the hook
+        with _eagerly(model): run(model, x)
     except _Reached: pass
     except (RuntimeError, ValueError, TypeError, AssertionError):
         if calls is not None or not outputs: raise           # a head may refuse this size; the layer before it did not
@@ -323,7 +328,7 @@ def _like(model:nn.Module) -> Tensor:
     "A tensor of a network's device and precision."
     return next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
 
-# %% ../nbs/02_backbones.ipynb #118d4ce8
+# %% ../nbs/02_backbones.ipynb #b8044847
 def _patch(model:nn.Module) -> tuple[int,int]:
     "Pixels a cell in the first layer: the stride of the first convolution of colours."
     return next((_pair(m.stride) for m in model.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3), (1, 1))
@@ -360,7 +365,7 @@ def _last_spatial(model:nn.Module, size:tuple[int,int], whole:bool=True) -> str:
         if not isinstance(module, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)) and _spatial(output, size, patch): found.append(name)
     for name, module in model.named_modules(): module.register_forward_hook(partial(look, name))
     try:
-        with torch.no_grad(), torch.compiler.set_stance('force_eager'): model(_noise(model, size))
+        with torch.no_grad(), _eagerly(model): model(_noise(model, size))
     except (RuntimeError, ValueError, TypeError, AssertionError):
         if whole or not found: raise
     if not found: raise InputError(f'no layer of {type(model).__name__} has a spatial output: an encoder needs a feature map')
@@ -392,7 +397,7 @@ def _takes_any_size(model:nn.Module, run, form:dict) -> bool:
     if form['layout'] == 'tokens': return features.shape[1] == form['dropped'] + 6
     return tuple(features.shape[2:] if form['layout'] == 'NCHW' else features.shape[1:3]) == (2, 3)
 
-# %% ../nbs/02_backbones.ipynb #85d82746
+# %% ../nbs/02_backbones.ipynb #ef10c84f
 def as_encoder(
     model:nn.Module, # any vision network: of torchvision, timm, transformers or your own; wrapped or compiled ones are unwrapped
     layer:str|None=None, # name of a submodule whose output are the features; None: chosen, see `.layer` of the result
@@ -405,6 +410,7 @@ def as_encoder(
     if (mean is None) != (std is None): raise InputError('mean and std belong together: give both or neither')
     if layer is not None and features is not None: raise InputError('give layer= or features=, not both')
     model = unwrap(model)
+    if isinstance(model, torch.jit.ScriptModule): raise InputError('a scripted network shows no layers: give the network that it was made from')
     ours = _is_encoder(model)
     if ours and layer is None and features is None:
         if mean is not None: raise InputError(f'{type(model).__name__} is an encoder already and normalises by itself: leave out mean and std')
