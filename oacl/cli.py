@@ -72,7 +72,7 @@ def _overrides(method=None, arch=None, steps=None, batch_size=None, lr=None, opt
                   train=_given(method=method, arch=arch, steps=steps, batch_size=batch_size, lr=lr, optimizer=optimizer, precision=precision) | own_head)
     return {name: group for name, group in groups.items() if group}
 
-# %% ../nbs/23_cli.ipynb #0c3f9937
+# %% ../nbs/23_cli.ipynb #0b0cb6f1
 def _train_part(data:str, overrides:dict, world:dict, seed:int):
     "The pictures to learn from, and the settings."
     from oacl.pipeline import open_data
@@ -137,8 +137,8 @@ def localize(data:Data, out:Out, checkpoint:Checkpoint='scenes',
     found = localize_data(config, checkpoint, out, seed, fit, boxes_only=boxes_only, masks_only=masks_only, crf=crf, device=device,
                           resume=resume, overwrite=overwrite, **how)
     if int(os.environ.get('RANK', 0)) > 0: return                        # of several processes one is enough to say it
-    boxes = [f"{found['boxes']} boxes in {found['images']} images ({found['without_box']} without): {out}/boxes.txt"]*(not masks_only)
-    _say(', '.join(boxes + [f'{out}/masks']*(not boxes_only)), found['broken'])
+    texts = [] if masks_only else [f"{found['boxes']} boxes in {found['images']} images ({found['without_box']} without): {out}/boxes.txt"]
+    _say(', '.join(texts + ([] if boxes_only else [f"{found['masks']} masks: {out}/masks"])), found['broken'])
 
 @app.command()
 @_polite

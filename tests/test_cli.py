@@ -1,10 +1,12 @@
 "The command as people use it: help, odd files, the chain of single commands, runs that exist already."
-import functools, hashlib, json, shutil, subprocess, sys
+import functools, json, shutil, subprocess, sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from conftest import files
 
 TINY = ['--size', 32, '--view-size', 24, '--device', 'cpu']
 
@@ -22,28 +24,6 @@ def photos(folder, count=20, classes=0):
         path.parent.mkdir(parents=True, exist_ok=True)
         picture(i).save(path)
     return Path(folder)
-
-def files(folder):
-    "What lies in a folder: path -> hash of the bytes."
-    found = sorted(path for path in Path(folder).rglob('*') if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    "An empty working folder, and no progress bars."
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('OACL_QUIET', '1')
-    return tmp_path
-
-@pytest.fixture
-def said(here, capfd):
-    "Run `oacl …` in this process, without waiting for torch each time: (return code, stdout, stderr)."
-    def run(*args):
-        from oacl.cli import app
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop: app(list(map(str, args)))
-        return stop.value.code, *capfd.readouterr()
-    return run
 
 @pytest.fixture
 def small_world(monkeypatch):

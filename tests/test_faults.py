@@ -1,5 +1,5 @@
 "What goes wrong on real machines: bad input, full disks, missing permissions, Ctrl-C and kills."
-import contextlib, ctypes, hashlib, json, os, random, shutil, signal, subprocess, sys, time
+import ctypes, json, os, random, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
+from conftest import command, ended, environment, files, full_disk, one_line, start, wait_for
+
 TINY = ['--size', 32, '--view-size', 24, '--device', 'cpu']
 
 def photos(folder, count=20, broken=0):
@@ -17,11 +18,6 @@ def photos(folder, count=20, broken=0):
     for i in range(count): Image.fromarray(noise.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder/f'{i:02d}.png')
     for i in range(count - broken, count): (folder/f'{i:02d}.png').write_bytes(b'')
     return folder
-
-def files(folder):
-    "What lies in a folder: path -> hash of the bytes."
-    found = sorted(path for path in Path(folder).rglob('*') if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
@@ -39,23 +35,6 @@ def here(tmp_path, monkeypatch):
     (tmp_path/'old/boxes.txt').write_text('00.png\n')
     torch.save(dict(weights=torch.zeros(2)), tmp_path/'foreign.pt')
     return tmp_path
-
-@pytest.fixture
-def said(here, capfd):
-    "Run `oacl …` in this process, without waiting for torch each time: (return code, stdout, stderr)."
-    def run(*args):
-        from oacl.cli import app
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop: app(list(map(str, args)))
-        return stop.value.code, *capfd.readouterr()
-    return run
-
-def one_line(code, out, err, *named):
-    "A refusal: exit 2, nothing on stdout, one line on stderr that names what matters."
-    assert code == 2, (out, err)
-    assert out == ''
-    assert err.startswith('oacl: ') and err.endswith('\n') and err.count('\n') == 1, err
-    assert [word for word in named if word not in err] == [], err
 
 # ---- bad input
 
@@ -167,15 +146,6 @@ def test_bad_input_in_a_process(cli, tmp_path):
 
 # ---- no space
 
-@contextlib.contextmanager
-def full_disk(limit):
-    "Writing more than `limit` bytes into a file fails, for root as well; above 200, or the captured stderr is cut off too."
-    resource = pytest.importorskip('resource', reason='limits of a process exist on Unix')
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))               # Python ignores the signal, so a write raises EFBIG
-    try: yield
-    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
 def test_a_file_is_whole_or_not_there(here):
     from oacl.core import RunError, atomic_write
     atomic_write('new/old.bin', lambda file: file.write(b'old'))
@@ -253,13 +223,6 @@ def bound(tmp_path):
     yield run
     locked.chmod(0o755)
 
-def command(*args): return [sys.executable, '-m', 'oacl.cli', *map(str, args)]
-
-def environment():
-    "Quiet, one thread, and this checkout."
-    paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
-    return {**os.environ, 'OACL_QUIET': '1', 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(paths)}
-
 def test_a_folder_that_may_not_be_written(bound, tmp_path):
     photos(tmp_path/'photos')
     one_line(*bound('pretrain', 'photos', '--out', 'locked/run', *TINY), 'locked/run', 'Permission denied')
@@ -276,24 +239,6 @@ def test_an_image_that_may_not_be_read(bound, tmp_path):
     finally: (tmp_path/'photos').chmod(0o755)
 
 # ---- Ctrl-C and kills
-
-def start(*args, cwd):
-    "A process in a group of its own, as a terminal starts it."
-    return subprocess.Popen(list(map(str, args)), cwd=cwd, env=environment(), start_new_session=True, text=True,
-                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-def wait_for(path, process, seconds=240):
-    "Until a file has something in it."
-    end = time.monotonic() + seconds
-    while not (path.exists() and path.stat().st_size):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, f'{path} did not appear'
-        time.sleep(.01)
-
-def ended(process):
-    "(return code, stdout, stderr) of a process that is about to end."
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
 
 def weights(run):
     "All tensors of a checkpoint's training state."
