@@ -23,12 +23,13 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from .backbones import as_encoder, from_resnet
 from .core import CheckpointError, InputError
 
-# %% ../nbs/02_checkpoints.ipynb #9dfeb9b2
+# %% ../nbs/02_checkpoints.ipynb #1ee2eb5e
 class Unread(list):
     "Stands for an object of a type that a checkpoint names and we do not read; it accepts whatever it is given and keeps nothing."
     def __new__(cls, *args, **kwargs): return super().__new__(cls)
     def __init__(self, *args, **kwargs): super().__init__()
     def __setstate__(self, state): pass
+    append = extend = __setstate__
     __hash__ = object.__hash__
 
 class _UnreadDict:
@@ -130,12 +131,12 @@ def find_roots(
     "The places in a checkpoint where an encoder of a known family begins."
     return {match[1] or '': family for key in tensors for family, pattern in _FAMILIES.items() if (match := pattern.fullmatch(key))}
 
-# %% ../nbs/02_checkpoints.ipynb #5eb1ebbc
+# %% ../nbs/02_checkpoints.ipynb #ed5faeab
 class Layout(NamedTuple):
     "Where one code base keeps its encoder and its projector."
     name:str # as reports and `layout=` call it
     root:str # regular expression of the encoder's root, without envelopes like `state_dict`
-    heads:tuple = () # where the projector may be, \\1 is a group of `root`; a+b: one after the other
+    heads:tuple = () # where the projector may be; \1: a group of `root`; .a: inside the encoder; a+b: one after the other
     marks:tuple = () # regular expressions of names that must be there
     least:int = 1 # linear layers that make it a projector; a single one may be a classifier
     activation:type = nn.ReLU # between layers where names leave a gap
@@ -143,8 +144,8 @@ class Layout(NamedTuple):
     vit_heads:tuple = () # attention heads of ViTs narrower than 1024, and of the others; () for the usual 64 channels a head
 
 LAYOUTS = (
-    Layout('MoCo', 'encoder_q', ('encoder_q.fc',)),
-    Layout('MoCo v3', 'base_encoder', ('base_encoder.fc', 'base_encoder.head'), least=2, vit_heads=(12, 16)),
+    Layout('MoCo', 'encoder_q', ('.fc',)),
+    Layout('MoCo v3', 'base_encoder', ('.fc', '.head'), least=2, vit_heads=(12, 16)),
     Layout('OACL, published code', 'encoder', ('projector',), (r'_encoder\.', r'_projector\.')),
     Layout('BYOL (byol-pytorch)', r'online_encoder\.net', ('online_encoder.projector',)),
     Layout('BYOL (PyTorch-BYOL)', r'online_network_state_dict\.encoder', ('online_network_state_dict.projetion.net',)),
@@ -152,19 +153,20 @@ LAYOUTS = (
     Layout('lightly DINO', 'teacher_backbone', ('teacher_head.layers',), activation=nn.GELU),
     Layout('lightly', 'backbone', ('projection_head.layers',), (r'projection_head\.layers\.',)),
     Layout('VISSL', r'((?:classy_state_dict\.base_model\.model\.)?)trunk(?:\.base_model)?\._feature_blocks', (r'\1heads',)),
-    Layout('SimCLR (sthalles)', 'backbone', ('backbone.fc',), (r'backbone\.fc\.0\.weight',)),
+    Layout('SimCLR (sthalles)', 'backbone', ('.fc',), (r'backbone\.fc\.0\.weight',)),
     Layout('SimCLR (sthalles, 2020)', 'features', ('l1+l2',), (r'l1\.weight', r'l2\.weight')),
     Layout('solo-learn DINO', 'momentum_backbone', ('momentum_head.mlp',), (r'momentum_head\.mlp\.',), activation=nn.GELU, stem_padding=2),
-    Layout('solo-learn', 'backbone|encoder', ('projector',), (r'classifier\.weight', r'projector\.'), stem_padding=2),
+    Layout('solo-learn', 'backbone|encoder', ('projector',), (r'classifier\.weight',), stem_padding=2),
     Layout('Barlow Twins', 'backbone', ('projector+bn',), (r'projector\.', r'bn\.running_mean')),
     Layout('VICReg', 'backbone', ('projector',), (r'projector\.',)),
     Layout('SimCLR (Spijkervet)', 'encoder', ('projector',), (r'projector\.',)),
     Layout('SwAV', '', ('projection_head',), (r'projection_head\.',)),
-    Layout('plain', '|backbone|encoder|vit|dinov2|dinov2_with_registers', ('fc', 'head'), least=2),
+    Layout('SimSiam', 'encoder', ('.fc',), (r'encoder\.fc\.0\.weight', r'predictor\.')),
+    Layout('plain', '|backbone|encoder|vit|dinov2|dinov2_with_registers', ('.fc', '.head'), least=2),
 )
 _ENVELOPES = re.compile(r'(?:(?:state_dict|model|model_state_dict|model_state|network|net|learner)\.)*')
 _SLOW = re.compile(r'momentum|target|teacher|student|ema|_key|key_|_k\b|_t\b|^_|\._')
-_OTHER = Layout('unnamed', r'((?:.*\.)?)[^.]*', (r'\1projector', r'\1projection_head', r'\1projection_head.layers', r'\1head.mlp'), least=2)
+_OTHER = Layout('unnamed', r'((?:.*\.)?)[^.]*', (r'\1projector', r'\1projection_head', r'\1projection_head.layers', r'\1head.mlp', '.fc', '.head'), least=2)
 
 class Found(NamedTuple):
     "Where a checkpoint keeps what."
@@ -199,7 +201,7 @@ def _fit(tensors:dict, row:Layout, root:str, family:str) -> Found|None: # None w
     beside = [key[len(base):] for key in tensors if key.startswith(base)]
     if not match or not all(any(re.match(mark, key) for key in beside) for mark in row.marks): return None
     for template in row.heads:
-        head, used = _head(tensors, [base + part for part in match.expand(template).split('+')])
+        head, used = _head(tensors, [(root + part).lstrip('.') if part[0] == '.' else base + part for part in match.expand(template).split('+')])
         if sum(tensor.ndim == 2 for tensor in head.values()) >= row.least: return Found(row, root, family, head, used)
     return Found(row, root, family, {}, ())
 
