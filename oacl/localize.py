@@ -207,7 +207,7 @@ def bank_order(
     "Pictures in a random order that depends on their ids alone: the first few make the bank."
     return sorted(range(len(ids)), key=lambda row: _digest(ids[row].encode(errors='surrogateescape')))
 
-# %% ../nbs/09_localize.ipynb #58fe3390
+# %% ../nbs/09_localize.ipynb #1dfee0b9
 class _Run:
     "A run of `localize` and its folder."
     def __init__(self, pictures, networks, finder:_Finder, folder:Path, name:str, extract:dict, batch_size:int, bank_size:int, settings:dict, turns):
@@ -224,7 +224,9 @@ class _Run:
         self._check_folder()
         self._check_ids()
         old = self._old() if resume else None
-        if old and not (self.parts/'plan.json').exists(): return shutil.rmtree(self.parts, ignore_errors=True)
+        if old and not (self.parts/'plan.json').exists():                    # finished; parts may be left of a run that ended while it tidied up
+            shutil.rmtree(self.parts, ignore_errors=True)
+            return None
         if not old and not overwrite: self._refuse_leftovers()
         sizes, reasons = self._planned() if old else self.pictures.measured(pool)
         known = dict(sizes=sizes, reasons=reasons, stride=stride)
