@@ -6,11 +6,12 @@
 __all__ = ['plain_contracam', 'take_turns', 'conditions', 'contracam_speed', 'contracam_fidelity', 'contracam_memory',
            'bench_contracam']
 
-# %% ../nbs/24_bench.ipynb #9d8a5634
+# %% ../nbs/24_bench.ipynb #63f7db0c
 import copy, multiprocessing, os, platform, statistics, time
 from datetime import date
 from itertools import islice
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from .contracam import _Search, contracam, embedding_bank
 from .core import RunError, pick_device, pick_precision, progress
 from .encoders import encoder as make_encoder, load_pretrained, projector as make_projector
 from .eval.localization import mask_iou
-from .inference import for_inference
+from .inference import PRECISIONS, for_inference
 from .masks import binarise
 from .scenes import make_scenes
 
@@ -76,13 +77,13 @@ def conditions(
         hardware = f'{model}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}'
     return f'{hardware}; torch {torch.__version__}; {date.today()}'
 
-# %% ../nbs/24_bench.ipynb #eb45141b
+# %% ../nbs/24_bench.ipynb #fd8d812c
 def _speed_variants(encoder:nn.Module, upscale:int, compile:bool, device:torch.device) -> dict:
     "The same encoder, prepared in several ways: name -> network with a map of the fineness wanted."
-    best = 'fp32' if pick_precision('auto', device) is None else 'bf16'
+    best = 'fp16' if device.type == 'cuda' else 'fp32' if pick_precision('auto', device) is None else 'bf16'
     networks = {'plain': with_finer_map(encoder, upscale), 'channels last': with_finer_map(copy.deepcopy(encoder).to(memory_format=torch.channels_last), upscale),
                 'prepared, fp32': for_inference(encoder, 'fp32').at(upscale)}
-    if best == 'bf16': networks['prepared, bf16'] = for_inference(encoder, 'bf16').at(upscale)
+    if best != 'fp32': networks[f'prepared, {best}'] = for_inference(encoder, best).at(upscale)
     if compile: networks[f'compiled, {best}'] = for_inference(encoder, best, compile=True).at(upscale)
     return networks
 
@@ -117,7 +118,7 @@ def _forwards(network:nn.Module, images:Tensor, count:int) -> None:
     "As many forward passes as ContraCAM needs, and nothing else."
     for _ in range(count): network.features(images)
 
-# %% ../nbs/24_bench.ipynb #a124a3f6
+# %% ../nbs/24_bench.ipynb #87c4ee9e
 def contracam_fidelity(
     images:Tensor, # (N,3,H,W) in [0,1]
     encoder:nn.Module, # in eval mode
@@ -137,7 +138,7 @@ def contracam_fidelity(
         *_, last = islice(found.looks(), iters)
         return binarise(last.found), sum(seen)
     exact, forwards = search(encoder)
-    variants = {'prepared, fp32': (for_inference(encoder, 'fp32'), None), 'prepared, bf16': (for_inference(encoder, 'bf16'), None)}
+    variants = {f'prepared, {precision}': (for_inference(encoder, precision), None) for precision in PRECISIONS}
     variants |= {f'tolerance {tolerance}': (encoder, tolerance) for tolerance in tolerances}
     rows = []
     for name, (network, tolerance) in progress(variants.items(), 'comparing masks'):
@@ -145,7 +146,7 @@ def contracam_fidelity(
         rows.append(dict(variant=name, iou=mask_iou(masks, exact).mean().item(), forwards=count/forwards))
     return rows
 
-# %% ../nbs/24_bench.ipynb #1daf1080
+# %% ../nbs/24_bench.ipynb #466ef259
 def _resident(kind:str) -> int:
     "Bytes that this process holds now (VmRSS) or has held at most (VmHWM)."
     line = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith(kind))
@@ -183,12 +184,12 @@ def contracam_memory(
     "Peak memory of ContraCAM over that of one forward pass of the same batch."
     if pick_device(device).type != 'cuda' and not Path('/proc/self/clear_refs').exists(): return None
     context, rises = multiprocessing.get_context('spawn'), []
-    # Freed memory goes back to the system at once, or the peak would count what the allocator keeps for later.
-    os.environ |= {name: os.environ.get(name, '1000000') for name in ('MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_')}
     for find in (False, True):
         answer = context.SimpleQueue()
         process = context.Process(target=_measure_rise, args=(find, arch, size, batch, iters, upscale, device, answer))
-        process.start(), process.join()
+        with patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_='1000000', MALLOC_TRIM_THRESHOLD_='1000000'):      # freed memory goes back at once: what
+            process.start()                                                                                   # the allocator keeps for later is no need
+        process.join()
         if process.exitcode: raise RunError(f'measuring memory failed with exit code {process.exitcode}: use a smaller batch')
         rises.append(answer.get())
     return rises[1]/max(rises[0], 1)
