@@ -28,7 +28,7 @@ setup(
     package_data={name: settings.get('package_data', '').split()},
     include_package_data=False,
     install_requires=settings['requirements'].split(),
-    extras_require=dict(dev=settings['dev_requirements'].split(), crf=settings['crf_requirements'].split()),
+    extras_require={key.removesuffix('_requirements'): settings[key].split() for key in settings if key.endswith('_requirements')},
     entry_points=dict(console_scripts=lines('console_scripts'), nbdev=[f'{name}={name}._modidx:d']),
     zip_safe=False,
 )

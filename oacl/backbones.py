@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .core import InputError
 
-# %% ../nbs/02_backbones.ipynb #4d7f0987
+# %% ../nbs/02_backbones.ipynb #872f4173
 class Encoder(nn.Module):
     "A stem and stages whose output is the feature map; takes RGB in [0,1]."
     def __init__(self,
@@ -32,8 +32,8 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         self.stem, self.stages, self.dim = stem, nn.ModuleList(stages), dim
-        self.register_buffer('mean', torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer('std', torch.tensor(std).view(1, 3, 1, 1))
+        self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
+        self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
 
     def features(self, images:Tensor) -> Tensor:
         "Images (N,3,H,W) in [0,1] to features (N,dim,h,w)."

@@ -387,7 +387,7 @@ class _Run:
         shutil.rmtree(self.parts)
         return found
 
-# %% ../nbs/09_localize.ipynb #16c9bc64
+# %% ../nbs/09_localize.ipynb #b40fbda1
 def localize(
     pictures, # `Photos` or `Pixels`
     checkpoint, # file of a pretrained model, 'scenes', or an encoder and a projector
@@ -398,7 +398,7 @@ def localize(
     batch_size:int=64, # pictures in a batch
     bank_size:int=512, # embeddings to tell each picture from
     crf:bool=False, # refine maps along the edges with `oacl.masks.refine_crf`, at the size they are found in
-    precision:str='fp32', # of the encoder: 'fp32', 'bf16', or 'auto'
+    precision:str='fp32', # of the encoder, see `oacl.inference.for_inference`
     device:str='auto', # see `oacl.core.pick_device`; of several GPUs each process gets its own
     workers:int|None=None, # batches at the same time, most of them being read or written
     resume:bool=False, # continue the run in the folder
@@ -413,7 +413,7 @@ def localize(
         finder = _Finder(networks, wanted, processes.device(device), precision, crf, **score)
         slots, readers = (threads, threads + 1) if finder.device.type == 'cpu' else (1, None)
         settings = dict(masks=masks, boxes=boxes, extract=extract, batch_size=batch_size, bank_size=bank_size, crf=crf, **score,
-                        precision='bf16' if finder.encoder.dtype else 'fp32')
+                        precision=finder.encoder.precision)
         name = str(checkpoint) if isinstance(checkpoint, (str, Path)) else 'networks in memory'
         run = _Run(pictures, networks, finder, folder, name, extract, batch_size, bank_size, settings, threading.Semaphore(slots))
         with decoding(workers or readers) as pool:
