@@ -10,6 +10,7 @@ __all__ = ['pack_boxes', 'choose_box', 'object_aware_crop', 'background_only', '
 import torch
 from torch import Tensor
 
+from .core import CheckpointError, InputError
 from .geometry import mask_boxes, random_boxes, tile_rectangle
 
 # %% ../nbs/05_augment.ipynb #f16faf28
@@ -53,19 +54,54 @@ def background_only(
 
 # %% ../nbs/05_augment.ipynb #be58389d
 class BackgroundQueue:
-    "The last background-only pictures, to lend to images whose batch-mate has none."
-    def __init__(self, size:int=50): self.size, self.pictures = size, None
+    "The last background-only pictures, a ring on their device, to lend to images whose batch-mate has none."
+    def __init__(self, size:int=50): self.size, self.ring, self.pushed = size, None, None
 
-    def push(self, pictures:Tensor) -> None: # (n,3,H,W)
-        "Add pictures; the oldest leave."
-        kept = pictures.detach() if self.pictures is None else torch.cat([self.pictures, pictures.detach()])
-        self.pictures = kept[-self.size:]
+    def push(self, pictures:Tensor, usable:Tensor|None=None) -> None: # (n,3,H,W), bool (n,): which to add; None: all
+        "Add pictures over the oldest, without asking the device how many there are."
+        if self.ring is None: self._start(pictures)
+        if pictures.shape[1:] != self.ring.shape[1:]:
+            raise InputError(f'pictures of {tuple(pictures.shape[1:])} do not fit a queue of {tuple(self.ring.shape[1:])}: use a new BackgroundQueue')
+        usable = torch.ones(len(pictures), dtype=torch.bool, device=pictures.device) if usable is None else usable
+        order = usable.long().cumsum(0)                                                 # the usable ones count 1, 2, …
+        kept = usable & (order > order[-1] - self.size)
+        place = torch.where(kept, (self.pushed + order - 1) % self.size, self.size)     # what is not kept goes to a row that nobody reads
+        self.ring.index_copy_(0, place, pictures.detach().to(self.ring.dtype))
+        self.pushed += order[-1]
+
+    def _start(self, pictures:Tensor) -> None:
+        "Make room; the last row takes what is not kept."
+        self.ring, self.pushed = pictures.new_zeros(self.size + 1, *pictures.shape[1:]), torch.zeros((), dtype=torch.int64, device=pictures.device)
 
     def fill(self, pictures:Tensor, missing:Tensor, generator:torch.Generator|None=None) -> tuple[Tensor,Tensor]:
         "Replace the pictures marked `missing` (bool (N,)) by random ones of the queue; says which (N,) have a picture now."
-        if self.pictures is None or len(self.pictures) == 0: return pictures, ~missing
-        pick = torch.randint(len(self.pictures), (len(pictures),), generator=generator).to(pictures.device)
-        return torch.where(missing[:, None, None, None], self.pictures[pick], pictures), torch.ones_like(missing)
+        draw = torch.rand(len(pictures), generator=generator).to(pictures.device, non_blocking=True)
+        if self.ring is None: return pictures, ~missing
+        held = self.pushed.clamp(max=self.size)
+        pick = (draw*held).long().minimum(held - 1).clamp(min=0)
+        return torch.where(missing[:, None, None, None], self.ring[pick], pictures), ~missing | (held > 0)
+
+    @property
+    def pictures(self) -> Tensor|None: # (n,3,H,W), the oldest first; asks the device, so this is for looking, not for training
+        "What the queue holds now."
+        if self.ring is None: return None
+        pushed = int(self.pushed)
+        return self.ring[:self.size][(torch.arange(min(pushed, self.size)) + max(0, pushed - self.size)) % self.size]
+
+    def state_dict(self) -> dict|None: # for a checkpoint
+        "Everything that continuing needs."
+        return None if self.ring is None else dict(ring=self.ring[:self.size].clone(), pushed=self.pushed.clone())
+
+    def load_state_dict(self, state:dict|Tensor|None, device:torch.device|str='cpu') -> None:
+        "Continue from a `state_dict`, or from the plain tensor of pictures that checkpoints held before; raises CheckpointError."
+        self.ring = self.pushed = None
+        if state is None: return
+        ring, pushed = (state, torch.tensor(len(state))) if isinstance(state, Tensor) else (state['ring'], state['pushed'])
+        if len(ring) > self.size or (len(ring) < self.size and not isinstance(state, Tensor)):
+            raise CheckpointError(f'the checkpoint holds a queue of {len(ring)} background-only pictures, the run one of {self.size}: use the same queue size')
+        self._start(ring.to(device))
+        self.ring[:len(ring)] = ring.to(device)
+        self.pushed.copy_(pushed)
 
 def background_mixup(
     views:Tensor, # (N,3,H,W) one view of every image

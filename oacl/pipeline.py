@@ -617,11 +617,11 @@ def _augmentation_section(part:_Part, world:str) -> list[Section]:
     possible = background_only(some.floats(), stored_masks(run/'masks', some).float()/255, views.threshold)[1] if mixed else torch.ones(len(some), dtype=torch.bool)
     few = some.subset(torch.argsort(possible.int(), descending=True, stable=True)[:5])        # pictures that have a background-only picture first
     images = few.floats()
-    shown = dict(plain_views=views(images, aspect=few.aspect, generator=generator))
+    shown = dict(plain_views=views(images, aspect=few.aspect, generator=generator)[:2])
     if aware:
         shown['boxes'] = list(load_boxes(run/'boxes.txt', few.ids).values())
         chosen = choose_box(*pack_boxes(shown['boxes']), generator)
-        shown['aware_views'] = views(images, boxes=chosen, aspect=few.aspect, generator=generator)
+        shown['aware_views'] = views(images, boxes=chosen, aspect=few.aspect, generator=generator)[:2]
     if mixed:
         cams = stored_masks(run/'masks', few).float()/255
         shown['background_only'] = [picture if has else None for picture, has in zip(*background_only(images, cams, views.threshold))]

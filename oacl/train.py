@@ -198,7 +198,7 @@ class _Run:
         for group in self.optimizer.param_groups: group['lr'] = rate
         generator = torch.Generator().manual_seed((self.settings['seed'] + 1)*1_000_000_007 + step)
         batch = data.batch(batch_rows(len(data), self.settings['batch_size'], step, self.settings['seed']), self.device, generator)
-        first, second = (view.contiguous(memory_format=torch.channels_last) for view in views(**batch, queue=self.queue, generator=generator))
+        first, second = (view.contiguous(memory_format=torch.channels_last) for view in views(**batch, queue=self.queue, generator=generator)[:2])
         loss, pooled = self.model(first, second)
         self.optimizer.zero_grad()
         loss.backward()
@@ -232,7 +232,7 @@ class _Run:
     def save(self, done:int) -> None:
         "Write the checkpoint: networks to use, and everything that continuing needs."
         networks = network_state(self.model.encoder, self.model.projector, self.settings['arch'], self.settings['head'])
-        training = dict(step=done, method=self.model.state_dict(), optimizer=self.optimizer.state_dict(), backgrounds=self.queue.pictures, settings=self.settings)
+        training = dict(step=done, method=self.model.state_dict(), optimizer=self.optimizer.state_dict(), backgrounds=self.queue.state_dict(), settings=self.settings)
         atomic_write(self.folder/'checkpoint.pt', lambda file: torch.save(dict(format='oacl', networks=networks, training=training, info=self.info), file))
 
     def load(self) -> int:
@@ -246,5 +246,5 @@ class _Run:
         self.model.load_state_dict(training['method'])
         self.model.to(self.device)
         self.optimizer.load_state_dict(training['optimizer'])
-        self.queue.pictures = None if training['backgrounds'] is None else training['backgrounds'].to(self.device)
+        self.queue.load_state_dict(training['backgrounds'], self.device)
         return training['step']
