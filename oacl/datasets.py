@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'MIXED', 'IN9_CLASSES', 'VOC_CLASSES', 'CORRUPTIONS', 'MORE_CORRUPTIONS', 'Dataset', 'Layout',
-           'check_dataset', 'open_dataset', 'class_folders', 'write_miniature', 'segment_mask', 'challenge_pictures',
-           'tiled_background', 'background_donors', 'read_wnids', 'imagenet_indices', 'superclass_map', 'to_nine']
+           'check_dataset', 'open_dataset', 'class_folders', 'write_miniature', 'read_instances', 'segment_mask',
+           'challenge_pictures', 'tiled_background', 'background_donors', 'read_wnids', 'imagenet_indices',
+           'superclass_map', 'to_nine']
 
 # %% ../nbs/01_datasets.ipynb #ef2d6eb0
 import ast, codecs, copy, functools, hashlib, json, os, pickle, re, tempfile
@@ -465,17 +466,24 @@ _register('pets', title='Oxford-IIIT Pet', folders=('oxford-iiit-pet', 'Pets'), 
   annotations/trainval.txt  annotations/test.txt  annotations/trimaps/<name>.png""")
 
 # %% ../nbs/01_datasets.ipynb #92747b78
-def _open_coco(home, split):
-    record = _json(home/f'annotations/instances_{split}2017.json')
+def read_instances(
+    path:str|Path, # instances_val2017.json, or another file of its form
+) -> tuple[list,list,list]: # images sorted by number, the annotations of each in the file's order, and the categories sorted by number; raises DataError
+    "A COCO annotation file by image."
+    record = _json(path)
     try:
-        images = sorted(record['images'], key=lambda image: image['id'])
-        kinds = {kind['id']: i for i, kind in enumerate(sorted(record['categories'], key=lambda kind: kind['id']))}
-        classes = [kind['name'] for kind in sorted(record['categories'], key=lambda kind: kind['id'])]
+        images, categories = (sorted(record[name], key=lambda one: one['id']) for name in ('images', 'categories'))
         instances = {image['id']: [] for image in images}
         for one in record['annotations']: instances[one['image_id']].append(one)
-    except (KeyError, TypeError) as error: raise DataError(f'{home}/annotations/instances_{split}2017.json lacks {error}: it is no instances file of COCO') from error
-    sizes, instances = [(image['height'], image['width']) for image in images], [instances[image['id']] for image in images]
-    return Dataset('coco', split, home, [f'{split}2017/{image["file_name"]}' for image in images], None, classes,
+        for image in images: image['height'], image['width'], image['file_name']
+        for kind in categories: kind['name']
+    except (KeyError, TypeError) as error: raise DataError(f'{path} is no instances file of COCO: {error} is missing in it; download it again') from error
+    return images, [instances[image['id']] for image in images], categories
+
+def _open_coco(home, split):
+    images, instances, categories = read_instances(home/f'annotations/instances_{split}2017.json')
+    kinds, sizes = {kind['id']: i for i, kind in enumerate(categories)}, [(image['height'], image['width']) for image in images]
+    return Dataset('coco', split, home, [f'{split}2017/{image["file_name"]}' for image in images], None, [kind['name'] for kind in categories],
                    mask=functools.partial(_coco_mask, sizes, instances), boxes=functools.partial(_coco_boxes, sizes, instances),
                    box_labels=functools.partial(_coco_kinds, kinds, instances))
 
