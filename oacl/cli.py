@@ -43,7 +43,7 @@ Rate = Annotated[Optional[float], typer.Option('--lr', help='peak learning rate'
 Optimizer = Annotated[Optional[str], typer.Option(help='adamw or sgd')]
 Size = Annotated[Optional[int], typer.Option(help='side of the images in memory, in pixels')]
 ViewSize = Annotated[Optional[int], typer.Option(help='side of the views, in pixels')]
-Precision = Annotated[Optional[str], typer.Option(help='of the encoder: auto, bf16, fp32')]
+Precision = Annotated[Optional[str], typer.Option(help='of the encoder: auto, bf16, fp16, fp32')]
 InferencePrecision = Annotated[Optional[str], typer.Option('--precision', help='of the encoder: fp32, bf16, fp16, or auto (fp16 on a GPU)')]
 Iters = Annotated[Optional[int], typer.Option(help='ContraCAM iterations')]
 Upscale = Annotated[Optional[int], typer.Option(help='finer maps: 1, 2 or 4')]
@@ -56,7 +56,7 @@ def _polite(command):
             if options.get('seed', 0) > 2**31 - 1: raise InputError(f"--seed {options['seed']} is too large: use at most {2**31 - 1}")
             return command(*args, **options)
         except OaclError as error:
-            typer.echo(f'oacl: {error}', err=True)
+            if int(os.environ.get('RANK', 0)) == 0: typer.echo(f'oacl: {error}', err=True)      # of several processes one is enough to say it
             raise typer.Exit(2) from error
         except KeyboardInterrupt as stop:
             again = 'with --resume continues' if 'resume' in options else 'starts again'
@@ -104,29 +104,63 @@ def _world(data:str, objects, background_bias, context_bias) -> dict:
 @app.command()
 @_polite
 def pretrain(data:Data, out:Out,
-    crop:Annotated[str, typer.Option(help='plain or object-aware (needs --boxes)')]='plain',
-    mix:Annotated[str, typer.Option(help='none or background (needs --masks)')]='none',
+    crop:Annotated[str, typer.Option(help='plain or object-aware (needs --boxes or --localize-every)')]='plain',
+    mix:Annotated[str, typer.Option(help='none, background (needs --masks or --localize-every), mixup or cutmix')]='none',
     boxes:Annotated[Optional[Path], typer.Option(help='boxes file that localize wrote')]=None,
     masks:Annotated[Optional[Path], typer.Option(help='masks folder that localize wrote')]=None,
+    strict:Annotated[bool, typer.Option('--strict', help='stop where an image has no boxes or mask, instead of training on it plainly')]=False,
+    mix_probability:Annotated[Optional[float], typer.Option(help='of background mixup', min=0, max=1)]=None,
+    mix_threshold:Annotated[Optional[float], typer.Option(help='of the maps, for the background-only picture', min=0, max=1)]=None,
+    mix_queue:Annotated[Optional[int], typer.Option(help='background-only pictures kept for images without one', min=1)]=None,
+    localize_every:Annotated[Optional[int], typer.Option(help='one-stage: look for the objects every so many steps, for --crop and --mix, or for both where neither is named', min=1)]=None,
+    localize_warmup:Annotated[Optional[int], typer.Option(help='plain steps before the first search; default: as many as between two', min=1)]=None,
     objects:Objects=None, background_bias:BackgroundBias=None, context_bias:ContextBias=None,
     method:Method=None, arch:Arch=None, widths:Widths=None, temperature:Temperature=None, steps:Steps=None, batch_size:BatchSize=None, lr:Rate=None,
-    optimizer:Optimizer=None, precision:Precision=None, size:Size=None, view_size:ViewSize=None, crop_scale:CropScale=None, seed:Seed=0, device:Device='auto', resume:Resume=False, overwrite:Overwrite=False):
-    "Train a contrastive model: plain, or with the object-aware augmentations."
-    from oacl.masks import load_boxes
-    from oacl.pipeline import check_folder, check_pretraining, prepare_folder, pretrain as run, stored_masks
-    for name, value, choices in (('crop', crop, ('plain', 'object-aware')), ('mix', mix, ('none', 'background'))):
-        if value not in choices: raise InputError(f"unknown --{name} {value!r}: use {' or '.join(choices)}")
-    if crop == 'object-aware' and boxes is None: raise InputError('--crop object-aware needs the objects: add --boxes RUN/boxes.txt (oacl localize writes it)')
-    if mix == 'background' and masks is None: raise InputError('--mix background needs the objects: add --masks RUN/masks (oacl localize writes them)')
+    base_lr:Annotated[Optional[float], typer.Option(help='peak learning rate for a batch of 256, scaled to the batch')]=None,
+    weight_decay:Annotated[Optional[float], typer.Option(help='published: 1e-4')]=None,
+    warmup:Annotated[Optional[int], typer.Option(help='steps until the peak of the learning rate')]=None,
+    optimizer:Optimizer=None, precision:Precision=None, size:Size=None, view_size:ViewSize=None, crop_scale:CropScale=None,
+    accumulate:Annotated[int, typer.Option(help='parts of a batch, computed one after the other')]=1,
+    compile:Annotated[bool, typer.Option('--compile', help='torch.compile the encoder')]=False,
+    stream:Annotated[bool, typer.Option('--stream', help='read photographs from disk while training, instead of keeping them in memory')]=False,
+    cache:Annotated[Optional[Path], typer.Option(help='folder for decoded photographs, with --stream')]=None,
+    knn_every:Annotated[int, typer.Option(help='steps between two k-NN accuracies of training images; 0: none', min=0)]=0,
+    keep:Annotated[int, typer.Option(help='checkpoints to keep; with 2 or more also the best', min=1)]=1,
+    tensorboard:Annotated[bool, typer.Option('--tensorboard', help='also log to TensorBoard')]=False,
+    seed:Seed=0, device:Device='auto', resume:Resume=False,
+    force:Annotated[bool, typer.Option('--force', help='with --resume: go on although settings differ')]=False, overwrite:Overwrite=False):
+    "Train a contrastive model: plain, with the object-aware augmentations, or one-stage; also with torchrun -m oacl pretrain."
+    from oacl.pipeline import check_folder, check_pretraining, from_disk, in_memory, one_stage, prepare_folder, pretrain as run
+    from oacl.processes import Processes
+    _check_augmentations(crop, mix, boxes, masks, localize_every)
     overrides = _overrides(method, arch, steps, batch_size, lr, optimizer, precision, size, view_size, widths=widths, temperature=temperature, crop_scale=crop_scale)
-    check_folder(out, resume, overwrite, data)
-    splits, settings = _train_part(data, overrides, _world(data, objects, background_bias, context_bias), seed)
-    check_pretraining(splits.train, settings, device)
-    boxes = load_boxes(boxes, splits.train.ids) if crop == 'object-aware' else None
-    masks = stored_masks(masks, splits.train) if mix == 'background' else None
-    prepare_folder(out, resume, overwrite, data)                        # the last thing that can refuse, because it may delete
-    run(splits.train, out, settings, boxes, masks, seed, device, resume, info=dict(command=_command_line(), data=data))
-    _say(f'trained on {len(splits.train)} images: {out}/checkpoint.pt', splits.train.broken)
+    overrides.setdefault('views', {}).update(_given(mix=mix_probability, threshold=mix_threshold, queue_size=mix_queue, mixing=mix if mix in ('mixup', 'cutmix') else None))
+    overrides.setdefault('train', {}).update(_given(base_lr=base_lr, weight_decay=weight_decay, warmup=warmup))
+    with Processes() as here:
+        resume = resume or here.restarted
+        here.first(lambda: check_folder(out, resume, overwrite, data))
+        objects_from = dict(boxes=boxes if crop == 'object-aware' and not localize_every else None, masks=masks if mix == 'background' and not localize_every else None, strict=strict)
+        if stream: pictures, settings = from_disk(data, overrides, seed, cache, **objects_from)
+        else:
+            splits, settings = _train_part(data, overrides, _world(data, objects, background_bias, context_bias), seed)
+            pictures = in_memory(splits.train, **objects_from)
+        loop = dict(accumulate=accumulate, knn_every=knn_every, labels=pictures.labels)
+        check_pretraining(pictures, settings, device, here.count, **loop)
+        search = one_stage(settings, localize_every, localize_warmup, crop == 'object-aware', mix == 'background') if localize_every else None
+        here.first(lambda: str(prepare_folder(out, resume, overwrite, data)))              # the last thing that can refuse, because it may delete
+        run(pictures, out, settings, seed=seed, device=device, resume=resume, info=dict(command=_command_line(), data=data), accumulate=accumulate, knn_every=knn_every, compile=compile,
+            keep=keep, tensorboard=tensorboard, force=force, one_stage=search, here=here)
+        if here.rank > 0: return
+        _say(f'trained on {len(pictures)} images: {out}/checkpoint.pt', list(dict(pictures.broken).items()))
+        for note in pictures.notes: typer.echo(note, err=True)
+
+def _check_augmentations(crop:str, mix:str, boxes, masks, localize_every) -> None:
+    "Refuse augmentations that do not exist or have nothing to work with."
+    for name, value, choices in (('crop', crop, ('plain', 'object-aware')), ('mix', mix, ('none', 'background', 'mixup', 'cutmix'))):
+        if value not in choices: raise InputError(f"unknown --{name} {value!r}: use {', '.join(choices[:-1])} or {choices[-1]}")
+    if localize_every: return
+    if crop == 'object-aware' and boxes is None: raise InputError('--crop object-aware needs the objects: add --boxes RUN/boxes.txt (oacl localize writes it), or --localize-every')
+    if mix == 'background' and masks is None: raise InputError('--mix background needs the objects: add --masks RUN/masks (oacl localize writes them), or --localize-every')
 
 @app.command()
 @_polite
