@@ -58,7 +58,7 @@ def compare_methods(
     "Train every method with every augmentation in both worlds."
     out = check_folder(out, resume)
     write_json(out/'config.json', dict(worlds=WORLDS, seeds=seeds, steps=steps, scenes=scenes))
-    jobs = [(world, seed, method) for world in WORLDS for seed in range(200, 200 + seeds) for method in methods]      # no setting was chosen on these seeds
+    jobs = [(world, seed, method) for seed in range(200, 200 + seeds) for world in WORLDS for method in methods]      # no setting was chosen on these seeds
     for world, seed, method in progress(jobs, 'methods'):
         splits = open_scenes(seed, **WORLDS[world], train=scenes, memory=scenes, test=1000, val=200)
         folder = lambda augmentation: out/world/f'{method}-{seed}'/augmentation.replace(', ', '-').replace(' ', '-')
