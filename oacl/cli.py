@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'Data', 'Out', 'Resume', 'Overwrite', 'Device', 'Seed', 'Checkpoint', 'Objects', 'BackgroundBias',
-           'ContextBias', 'Method', 'Arch', 'Steps', 'BatchSize', 'Rate', 'Optimizer', 'Size', 'ViewSize', 'Precision',
-           'InferencePrecision', 'Iters', 'Upscale', 'bench', 'pretrain', 'localize', 'evaluate', 'report', 'inspect',
-           'export_networks', 'pipeline', 'demo', 'bench_scenes', 'bench_contracam', 'bench_world', 'main']
+           'ContextBias', 'Method', 'Arch', 'Widths', 'Temperature', 'CropScale', 'Steps', 'BatchSize', 'Rate',
+           'Optimizer', 'Size', 'ViewSize', 'Precision', 'InferencePrecision', 'Iters', 'Upscale', 'bench', 'pretrain',
+           'localize', 'evaluate', 'report', 'inspect', 'export_networks', 'pipeline', 'demo', 'bench_scenes',
+           'bench_contracam', 'bench_world', 'main']
 
 # %% ../nbs/23_cli.ipynb #3abea6f3
 import functools, os, shlex, sys
@@ -27,12 +28,15 @@ Resume = Annotated[bool, typer.Option('--resume', help='continue what is in the 
 Overwrite = Annotated[bool, typer.Option('--overwrite', help='delete the run in the folder first')]
 Device = Annotated[str, typer.Option(help='auto, cpu, cuda, cuda:1, mps')]
 Seed = Annotated[int, typer.Option(help='of everything random', min=0)]
-Checkpoint = Annotated[str, typer.Option(help="checkpoint file, or 'scenes' for the one that comes with oacl")]
+Checkpoint = Annotated[str, typer.Option(help="checkpoint file, or 'photos' or 'scenes' for one that comes with oacl")]
 Objects = Annotated[Optional[int], typer.Option(help='scenes: objects in each, 1 to 4')]
 BackgroundBias = Annotated[Optional[float], typer.Option(help="scenes: probability that the background goes with the object's class")]
 ContextBias = Annotated[Optional[float], typer.Option(help="scenes: probability that the second object is the first one's partner")]
 Method = Annotated[Optional[str], typer.Option(help='simclr, moco or byol')]
-Arch = Annotated[Optional[str], typer.Option(help='resnet8, resnet18, resnet50, …')]
+Arch = Annotated[Optional[str], typer.Option(help='resnet8, patch_resnet, resnet18, resnet50, …')]
+Widths = Annotated[Optional[str], typer.Option(help="channels of resnet8's or patch_resnet's stages: 32,64,128,256")]
+Temperature = Annotated[Optional[float], typer.Option(help="of the loss's softmax (simclr, moco)")]
+CropScale = Annotated[Optional[float], typer.Option(help='least area of a crop, as a share of the image')]
 Steps = Annotated[Optional[int], typer.Option(help='optimiser updates')]
 BatchSize = Annotated[Optional[int], typer.Option(help='images a step')]
 Rate = Annotated[Optional[float], typer.Option('--lr', help='peak learning rate')]
@@ -64,12 +68,24 @@ def _given(**options) -> dict:
     "The options that were given."
     return {name: value for name, value in options.items() if value is not None}
 
-def _overrides(method=None, arch=None, steps=None, batch_size=None, lr=None, optimizer=None, precision=None, size=None, view_size=None, iters=None, upscale=None) -> dict:
+def _whole_numbers(name:str, text:str) -> list[int]:
+    "A list such as 32,64,128."
+    try: numbers = [int(part) for part in text.split(',')]
+    except ValueError: numbers = []
+    if not numbers or min(numbers) < 1: raise InputError(f'{name} takes whole numbers from 1 on with commas between them, such as 32,64,128; got {text!r}')
+    return numbers
+
+def _overrides(method=None, arch=None, steps=None, batch_size=None, lr=None, optimizer=None, precision=None, size=None, view_size=None, iters=None, upscale=None,
+               widths=None, temperature=None, crop_scale=None) -> dict:
     "Options of the command line as overrides of the preset."
-    arch = None if arch is None else dict(arch=arch)
+    arch = None if arch is None and widths is None else dict(arch=arch or 'resnet8') | ({} if widths is None else dict(widths=_whole_numbers('--widths', widths)))
     own_head = {} if method in (None, 'simclr') else dict(options={})             # a method's own temperature, momentum and queue
     if method == 'moco': own_head['options'] = dict(queue_size=4096)
-    groups = dict(data=_given(size=size), views=_given(size=view_size), localize=_given(iters=iters, upscale=upscale), boxes=_given(iters=iters, upscale=upscale),
+    if temperature is not None:
+        if method == 'byol' or temperature <= 0: raise InputError(f'--temperature is above 0 and for simclr and moco, got {temperature} for {method or "simclr"}')
+        own_head['options'] = own_head.get('options', {}) | dict(temperature=temperature)
+    if crop_scale is not None and not 0 < crop_scale <= 1: raise InputError(f'--crop-scale is a share of the image, above 0 and at most 1, got {crop_scale}')
+    groups = dict(data=_given(size=size), views=_given(size=view_size, scale=None if crop_scale is None else (crop_scale, 1.)), localize=_given(iters=iters, upscale=upscale), boxes=_given(iters=iters, upscale=upscale),
                   train=_given(method=method, arch=arch, steps=steps, batch_size=batch_size, lr=lr, optimizer=optimizer, precision=precision) | own_head)
     return {name: group for name, group in groups.items() if group}
 
@@ -93,8 +109,8 @@ def pretrain(data:Data, out:Out,
     boxes:Annotated[Optional[Path], typer.Option(help='boxes file that localize wrote')]=None,
     masks:Annotated[Optional[Path], typer.Option(help='masks folder that localize wrote')]=None,
     objects:Objects=None, background_bias:BackgroundBias=None, context_bias:ContextBias=None,
-    method:Method=None, arch:Arch=None, steps:Steps=None, batch_size:BatchSize=None, lr:Rate=None, optimizer:Optimizer=None, precision:Precision=None,
-    size:Size=None, view_size:ViewSize=None, seed:Seed=0, device:Device='auto', resume:Resume=False, overwrite:Overwrite=False):
+    method:Method=None, arch:Arch=None, widths:Widths=None, temperature:Temperature=None, steps:Steps=None, batch_size:BatchSize=None, lr:Rate=None,
+    optimizer:Optimizer=None, precision:Precision=None, size:Size=None, view_size:ViewSize=None, crop_scale:CropScale=None, seed:Seed=0, device:Device='auto', resume:Resume=False, overwrite:Overwrite=False):
     "Train a contrastive model: plain, or with the object-aware augmentations."
     from oacl.masks import load_boxes
     from oacl.pipeline import check_folder, check_pretraining, prepare_folder, pretrain as run, stored_masks
@@ -102,7 +118,7 @@ def pretrain(data:Data, out:Out,
         if value not in choices: raise InputError(f"unknown --{name} {value!r}: use {' or '.join(choices)}")
     if crop == 'object-aware' and boxes is None: raise InputError('--crop object-aware needs the objects: add --boxes RUN/boxes.txt (oacl localize writes it)')
     if mix == 'background' and masks is None: raise InputError('--mix background needs the objects: add --masks RUN/masks (oacl localize writes them)')
-    overrides = _overrides(method, arch, steps, batch_size, lr, optimizer, precision, size, view_size)
+    overrides = _overrides(method, arch, steps, batch_size, lr, optimizer, precision, size, view_size, widths=widths, temperature=temperature, crop_scale=crop_scale)
     check_folder(out, resume, overwrite, data)
     splits, settings = _train_part(data, overrides, _world(data, objects, background_bias, context_bias), seed)
     check_pretraining(splits.train, settings, device)
@@ -173,7 +189,7 @@ def report(run:Annotated[Path, typer.Argument(help='folder of a pipeline')], dev
 
 @app.command()
 @_polite
-def inspect(checkpoint:Annotated[str, typer.Argument(help="a checkpoint file of oacl or of anybody else, or 'scenes'")],
+def inspect(checkpoint:Annotated[str, typer.Argument(help="a checkpoint file of oacl or of anybody else, or 'photos' or 'scenes'")],
     arch:Annotated[Optional[str], typer.Option(help='what the encoder is, where its tensors do not tell')]=None,
     layout:Annotated[Optional[str], typer.Option(help='whose layout it is, where its names do not tell')]=None):
     "What a checkpoint holds: whose it is, the encoder, the projector, and what is missing or left out. Nothing in it is run."
