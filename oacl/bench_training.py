@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'loop_mixup', 'batched_mixup', 'blob_cams', 'mixup_speed', 'seconds_a_step', 'step_parts', 'write_jpegs',
-           'disk_speed', 'lightly_step', 'oacl_step', 'lightly_speed', 'bench_training']
+           'disk_speed', 'lightly_step', 'oacl_step', 'lightly_speed', 'one_stage_speed', 'bench_training']
 
 # %% ../nbs/24_bench_training.ipynb #c8e24073
 import copy, os, statistics, tempfile
@@ -21,6 +21,7 @@ from .data import find_images
 from .geometry import blocks
 from .loading import DiskData, square_pixels
 from .methods import make_method
+from .onestage import OneStage
 from .scenes import make_scenes
 from .train import TrainingData, make_optimizer, read_log, train
 from .views import TwoViews
@@ -292,8 +293,31 @@ def lightly_speed(
     seconds = take_turns({name: lambda steps=steps: steps(count) for name, steps in variants.items()}, rounds, torch.cuda.synchronize if gpu else None)
     return [dict(variant=name, images_per_second=count*batch/value, ratio=seconds['lightly, fp32']/value) for name, value in seconds.items()]
 
+# %% ../nbs/24_bench_training.ipynb #2a5f8ea4
+def one_stage_speed(
+    arch:str='resnet18', # encoder
+    size:int=224, # of the views, in pixels
+    batch:int=32, # images a step
+    epochs:int=10, # from one search to the next
+    precision:str='auto', # see `oacl.core.pick_precision`
+    rounds:int=1, # repetitions of both
+    device:str='auto', # see `oacl.core.pick_device`
+) -> list[dict]: # a row a procedure: seconds of the cycle, ratio to plain
+    "One-stage training beside plain training, over one cycle of search and training."
+    data, steps = TrainingData(_pixels(2*batch, _stored(size))), 2*epochs
+    look = OneStage(every=steps, warmup=1, bank_size=max(2, batch//8), batch_size=batch)
+    found = {'plain': [], f'one stage, a search every {epochs} epochs': []}
+    for _ in progress(range(rounds), 'rounds'):
+        for name, one_stage in zip(found, (None, look)):
+            with tempfile.TemporaryDirectory() as folder:
+                train(data, folder, method='moco', arch=dict(arch=arch), views=TwoViews(size), batch_size=batch, optimizer='sgd', lr=.03, steps=1 + steps, one_stage=one_stage,
+                      log_every=1, checkpoint_seconds=1e9, device=device, precision=precision, options=dict(queue_size=4096), desc=name)
+                found[name].append(sum(batch/record['images_per_second'] for record in read_log(Path(folder)/'log.jsonl')[1:]))     # the first step warms up
+    seconds = {name: statistics.median(values) for name, values in found.items()}
+    return [dict(procedure=name, seconds=value, ratio=value/seconds['plain']) for name, value in seconds.items()]
+
 # %% ../nbs/24_bench_training.ipynb #d9f35185
-PARTS = 'mixup', 'step', 'disk', 'lightly'
+PARTS = 'mixup', 'step', 'disk', 'lightly', 'one-stage'
 
 def bench_training(
     arch:str='resnet18', # encoder
@@ -306,7 +330,7 @@ def bench_training(
     rounds:int=3, # repetitions
     device:str='auto', # see `oacl.core.pick_device`
 ) -> str: # Markdown; raises InputError for an unknown part
-    "Overhead of a step, background mixup beside a loop, files beside memory, and lightly beside oacl."
+    "Overhead of a step, and background mixup, files, lightly and one-stage training beside what they are to be compared with."
     if unknown := [part for part in parts if part not in PARTS]: raise InputError(f"unknown part {unknown[0]!r}: use {', '.join(PARTS)}")
     target = pick_device(device)
     busy = f', load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors at the start' if hasattr(os, 'getloadavg') else ''
@@ -320,4 +344,6 @@ def bench_training(
         [f"| {row['source']} | {row['images_per_second']:.1f} | {row['ratio']:.0%} |" for row in disk_speed(folder, arch, size, batch, precision, rounds, device)])
     if 'lightly' in parts: table('| MoCo v2 | images/s | x lightly, fp32 |',
         [f"| {row['variant']} | {row['images_per_second']:.1f} | {row['ratio']:.2f} |" for row in lightly_speed(arch, size, batch, precision, rounds, device)])
+    if 'one-stage' in parts: table('| one cycle of a search and training | s | x plain |',
+        [f"| {row['procedure']} | {row['seconds']:.1f} | {row['ratio']:.2f} |" for row in one_stage_speed(arch, size, batch, precision=precision, device=device)])
     return '\n'.join(lines)

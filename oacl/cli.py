@@ -7,7 +7,7 @@ __all__ = ['app', 'Data', 'Out', 'Resume', 'Overwrite', 'Device', 'Seed', 'Check
            'ContextBias', 'Method', 'Arch', 'Widths', 'Temperature', 'CropScale', 'Steps', 'BatchSize', 'Rate',
            'Optimizer', 'Size', 'ViewSize', 'Precision', 'InferencePrecision', 'Iters', 'Upscale', 'bench', 'pretrain',
            'localize', 'evaluate', 'report', 'inspect', 'export_networks', 'pipeline', 'demo', 'bench_scenes',
-           'bench_contracam', 'bench_world', 'main']
+           'bench_contracam', 'bench_world', 'bench_training', 'main']
 
 # %% ../nbs/23_cli.ipynb #3abea6f3
 import functools, os, shlex, sys
@@ -264,6 +264,18 @@ def bench_world(out:Out=Path('runs/world'), seeds:Annotated[int, typer.Option(mi
     from oacl.pipeline import claims_table, run_demo
     run_demo(out, seeds=seeds, ceiling=True, device=device, resume=resume, overwrite=overwrite, steps=steps, first_seed=100)     # no setting was chosen on these
     typer.echo(claims_table(out))
+
+# %% ../nbs/23_cli.ipynb #9d2c60f7
+@bench.command('training')
+@_polite
+def bench_training(data:Annotated[Optional[Path], typer.Option(help='folder of JPEG files to read; some are written when left out')]=None, arch:Arch=None,
+    size:Annotated[int, typer.Option(help='of the views, in pixels', min=8)]=224, batch_size:Annotated[int, typer.Option(help='images a step', min=2)]=32,
+    method:Annotated[str, typer.Option(help='whose step is taken apart: simclr, moco or byol')]='moco', precision:Precision='auto',
+    part:Annotated[Optional[list[str]], typer.Option(help='what to measure, several times for several: mixup, step, disk, lightly, one-stage; all when left out')]=None,
+    rounds:Annotated[int, typer.Option(help='how often each is measured', min=1)]=3, device:Device='auto'):
+    "Training: overhead of a step; background mixup, files, lightly and one-stage training beside what they are compared with."
+    from oacl.bench_training import PARTS, bench_training as measure
+    typer.echo(measure(arch or 'resnet18', size, batch_size, method, precision, data, tuple(part or PARTS), rounds, device))
 
 # %% ../nbs/23_cli.ipynb #db1b0604
 def _say(text:str, broken=()) -> None:
