@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .augment import background_only, keep_objects, random_partners
-from .bench import conditions, take_turns
+from .bench import conditions, fair_clock, take_turns
 from .core import DataError, InputError, pick_device, pick_precision, progress
 from .data import find_images
 from .geometry import blocks
@@ -23,7 +23,7 @@ from .loading import DiskData, square_pixels
 from .methods import make_method
 from .onestage import OneStage
 from .scenes import make_scenes
-from .train import TrainingData, make_optimizer, read_log, train
+from .train import TrainingData, make_optimizer, train
 from .views import TwoViews
 
 # %% ../nbs/24_bench_training.ipynb #fb1573a6
@@ -92,20 +92,22 @@ def mixup_speed(
     out = torch.empty_like(images)
     turns = {f'{name}{", into memory that is there" if there is not None else ""}': lambda mix=mix, there=there: mix(images, cams, donor, out=there)
              for there in (None, out) for name, mix in (('a loop over the images', loop_mixup), ('batched', batched_mixup))}
-    seconds = take_turns(turns, rounds, torch.cuda.synchronize if target.type == 'cuda' else None)
+    seconds = take_turns(turns, rounds, torch.cuda.synchronize if target.type == 'cuda' else None, fair_clock(target)[0])
     return [dict(variant=name, milliseconds=1000*value, ratio=seconds['a loop over the images']/value) for name, value in seconds.items()]
 
 # %% ../nbs/24_bench_training.ipynb #406ac8fb
 def seconds_a_step(
     data, # what to learn from: anything that `oacl.train.train` takes
     per_record:int, # steps between two lines of the log
-    records:int=2, # lines that are used, after one that warms up
+    records:int=2, # lines that are timed, after one that warms up
     **options, # of `train`
 ) -> float: # median over the lines
-    "What a step of the real loop takes, from its own log."
+    "What a step of the real loop takes, from one line of its log to the next."
+    clock, stamps = fair_clock(pick_device(options['device']))[0], []
     with tempfile.TemporaryDirectory() as folder:
-        train(data, folder, steps=per_record*(1 + records), log_every=per_record, checkpoint_seconds=1e9, desc='steps of the loop', **options)
-        return statistics.median(options['batch_size']/record['images_per_second'] for record in read_log(Path(folder)/'log.jsonl')[1:])
+        train(data, folder, steps=per_record*(1 + records), log_every=per_record, on_log=lambda lines: stamps.append(clock()), checkpoint_seconds=1e9,
+              desc='steps of the loop', **options)
+    return statistics.median(after - before for before, after in zip(stamps, stamps[1:]))/per_record
 
 def _method(name:str, arch:str, device:torch.device, precision:str, queue_size:int=4096) -> nn.Module:
     "A method as the loop prepares it."
@@ -134,7 +136,7 @@ def step_parts(
 ) -> list[dict]: # a row a part: seconds, and share of the whole step
     "What a step consists of, plain and with background mixup."
     target = pick_device(device)
-    gpu, side = target.type == 'cuda', _stored(size)
+    gpu, side, clock = target.type == 'cuda', _stored(size), fair_clock(target)[0]
     per, wait = (20, torch.cuda.synchronize) if gpu else (1, None)
     pixels, maps = _pixels(batch, side), (blob_cams(batch, side)*255).byte()
     options = dict(method=method, arch=dict(arch=arch), views=TwoViews(size), batch_size=batch, optimizer='sgd', lr=.03, device=device, precision=precision,
@@ -156,7 +158,7 @@ def step_parts(
     found = {name: [] for name in (*whole, *alone)}
     for _ in progress(range(rounds), 'rounds'):
         for name, data in whole.items(): found[name].append(seconds_a_step(data, per, **options))
-        for name, value in take_turns({name: lambda part=part: [part() for _ in range(per)] for name, part in alone.items()}, 1, wait).items(): found[name].append(value/per)
+        for name, value in take_turns({name: lambda part=part: [part() for _ in range(per)] for name, part in alone.items()}, 1, wait, clock).items(): found[name].append(value/per)
     seconds = {name: statistics.median(values) for name, values in found.items()}
     rows = [dict(part=name, seconds=value, share=value/seconds['whole step']) for name, value in seconds.items()]
     overhead = {name: max(0., 1 - seconds['forward and backward']/seconds[name]) for name in whole}
@@ -290,7 +292,7 @@ def lightly_speed(
     if reduced is not None:
         name = str(reduced).removeprefix('torch.')
         variants |= {f'lightly, {name}, channels last': lightly_step(*arguments, reduced, True, workers), f'oacl, {name}': oacl_step(*arguments, reduced)}
-    seconds = take_turns({name: lambda steps=steps: steps(count) for name, steps in variants.items()}, rounds, torch.cuda.synchronize if gpu else None)
+    seconds = take_turns({name: lambda steps=steps: steps(count) for name, steps in variants.items()}, rounds, torch.cuda.synchronize if gpu else None, fair_clock(target)[0])
     return [dict(variant=name, images_per_second=count*batch/value, ratio=seconds['lightly, fp32']/value) for name, value in seconds.items()]
 
 # %% ../nbs/24_bench_training.ipynb #2a5f8ea4
@@ -298,21 +300,19 @@ def one_stage_speed(
     arch:str='resnet18', # encoder
     size:int=224, # of the views, in pixels
     batch:int=32, # images a step
-    epochs:int=10, # from one search to the next
+    epochs:int=5, # from one search to the next
     precision:str='auto', # see `oacl.core.pick_precision`
     rounds:int=1, # repetitions of both
     device:str='auto', # see `oacl.core.pick_device`
 ) -> list[dict]: # a row a procedure: seconds of the cycle, ratio to plain
     "One-stage training beside plain training, over one cycle of search and training."
     data, steps = TrainingData(_pixels(2*batch, _stored(size))), 2*epochs
-    look = OneStage(every=steps, warmup=1, bank_size=max(2, batch//8), batch_size=batch)
+    look = OneStage(every=steps, warmup=steps, bank_size=max(2, batch//8), batch_size=batch)
     found = {'plain': [], f'one stage, a search every {epochs} epochs': []}
     for _ in progress(range(rounds), 'rounds'):
         for name, one_stage in zip(found, (None, look)):
-            with tempfile.TemporaryDirectory() as folder:
-                train(data, folder, method='moco', arch=dict(arch=arch), views=TwoViews(size), batch_size=batch, optimizer='sgd', lr=.03, steps=1 + steps, one_stage=one_stage,
-                      log_every=1, checkpoint_seconds=1e9, device=device, precision=precision, options=dict(queue_size=4096), desc=name)
-                found[name].append(sum(batch/record['images_per_second'] for record in read_log(Path(folder)/'log.jsonl')[1:]))     # the first step warms up
+            found[name].append(steps*seconds_a_step(data, steps, 1, method='moco', arch=dict(arch=arch), views=TwoViews(size), batch_size=batch, optimizer='sgd', lr=.03,
+                                                    one_stage=one_stage, device=device, precision=precision, options=dict(queue_size=4096)))
     seconds = {name: statistics.median(values) for name, values in found.items()}
     return [dict(procedure=name, seconds=value, ratio=value/seconds['plain']) for name, value in seconds.items()]
 
@@ -334,7 +334,7 @@ def bench_training(
     if unknown := [part for part in parts if part not in PARTS]: raise InputError(f"unknown part {unknown[0]!r}: use {', '.join(PARTS)}")
     target = pick_device(device)
     busy = f', load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors at the start' if hasattr(os, 'getloadavg') else ''
-    lines = [f'{conditions(target)}{busy}; {arch}, views of {size} px, batch {batch}, precision {precision}']
+    lines = [f'{conditions(target)}{busy}; {arch}, views of {size} px, batch {batch}, precision {precision}; {fair_clock(target)[1]}']
     def table(head:str, rows:list) -> None: lines.extend(['', head, '|---'*head.count(' | ') + '|---|', *rows])
     if 'mixup' in parts: table('| background mixup of 128 images of 224 px | ms | x the loop |',
         [f"| {row['variant']} | {row['milliseconds']:.1f} | {row['ratio']:.2f} |" for row in mixup_speed(rounds=max(rounds, 5), device=device)])
