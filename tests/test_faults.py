@@ -2,22 +2,12 @@
 import ctypes, json, os, random, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from conftest import command, ended, environment, files, full_disk, one_line, start, wait_for
+from conftest import command, ended, environment, files, full_disk, one_line, photos, start, wait_for
 
 TINY = ['--size', 32, '--view-size', 24, '--device', 'cpu']
-
-def photos(folder, count=20, broken=0):
-    "A folder of small pictures of noise; the last ones broken."
-    folder.mkdir()
-    noise = np.random.default_rng(0)
-    for i in range(count): Image.fromarray(noise.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder/f'{i:02d}.png')
-    for i in range(count - broken, count): (folder/f'{i:02d}.png').write_bytes(b'')
-    return folder
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
@@ -56,9 +46,9 @@ BAD = {
     'crop without boxes': (['pretrain', *NEW, '--crop', 'object-aware'], '--boxes'),
     'mix without masks': (['pretrain', *NEW, '--mix', 'background'], '--masks'),
     'missing boxes': (['pretrain', *NEW, '--crop', 'object-aware', '--boxes', 'nowhere.txt'], 'nowhere.txt'),
-    'boxes of other images': (['pretrain', *NEW, '--crop', 'object-aware', '--boxes', 'old/boxes.txt'], 'lacks'),
+    'boxes of other images': (['pretrain', *NEW, '--crop', 'object-aware', '--boxes', 'old/boxes.txt'], 'other images'),
     'boxes that are none': (['pretrain', *NEW, '--crop', 'object-aware', '--boxes', 'wrong.txt'], 'wrong.txt', 'line 1'),
-    'missing masks': (['pretrain', *NEW, '--mix', 'background', '--masks', 'nowhere'], 'lacks'),
+    'missing masks': (['pretrain', *NEW, '--mix', 'background', '--masks', 'nowhere'], 'no masks folder'),
     'unknown method': (['pretrain', *NEW, '--method', 'guessing'], 'guessing', 'simclr', 'moco', 'byol'),
     'unknown encoder': (['pretrain', *NEW, '--arch', 'resnet7'], 'resnet7', 'resnet8'),
     'unknown optimizer': (['pretrain', *NEW, '--optimizer', 'luck'], 'luck', 'adamw'),
