@@ -109,9 +109,10 @@ def keep_objects(
     cams:Tensor, # (N,1,H,W) soft maps in [0,1], cropped like the views
     backgrounds:Tensor, # (N,3,H,W) a background-only picture for every view
     where:Tensor, # bool (N,): which views
+    out:Tensor|None=None, # (N,3,H,W) to write into, perhaps the views themselves
 ) -> Tensor: # (N,3,H,W)
     "M⊙x + (1−M)⊙background in the chosen views."
-    return torch.lerp(backgrounds, views, torch.where(where[:, None, None, None], cams, 1.))
+    return torch.lerp(backgrounds, views, torch.where(where[:, None, None, None], cams, 1.), out=out)
 
 def background_mixup(
     views:Tensor, # (N,3,H,W) one view of every image

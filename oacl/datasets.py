@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'MIXED', 'IN9_CLASSES', 'VOC_CLASSES', 'CORRUPTIONS', 'MORE_CORRUPTIONS', 'Dataset', 'Layout',
-           'check_dataset', 'open_dataset', 'class_folders', 'write_miniature', 'read_instances', 'segment_mask',
-           'challenge_pictures', 'tiled_background', 'background_donors', 'read_wnids', 'imagenet_indices',
-           'superclass_map', 'to_nine']
+           'layout_text', 'check_dataset', 'open_dataset', 'class_folders', 'count_splits', 'download_dataset',
+           'write_miniature', 'read_instances', 'segment_mask', 'challenge_pictures', 'tiled_background',
+           'background_donors', 'read_wnids', 'imagenet_indices', 'superclass_map', 'to_nine']
 
 # %% ../nbs/01_datasets.ipynb #ef2d6eb0
 import ast, codecs, copy, functools, hashlib, json, os, pickle, re, tempfile
@@ -140,6 +140,15 @@ def _home(layout, root):
     return root/layout.folders[0]
 
 # %% ../nbs/01_datasets.ipynb #cd8c52c2
+def layout_text(
+    name:str, # see `LAYOUTS`
+) -> str: # some lines
+    "What a data set is called, what its parts are and where its files are expected."
+    layout = _layout(name)
+    splits = list(layout.splits) + [f'{split} (optional)' for split in layout.more]
+    parts = [f'{layout.title}: {", ".join(splits[:12])}{f", … ({len(splits)})" if len(splits) > 12 else ""}', layout.tree]
+    return '\n'.join(parts + ([f'masks: {layout.extra}'] if layout.extra else []))
+
 def check_dataset(
     name:str, # see `LAYOUTS`
     root:str|Path, # the data set's folder, or the one above it
@@ -148,7 +157,7 @@ def check_dataset(
     "Is a data set there in its official layout?"
     try: return _checked(name, root, split)
     except DataError:
-        print(f'{_layout(name).title} is expected as\n{_layout(name).tree}')
+        print(layout_text(name), flush=True)                       # before what the error says
         raise
 
 def _checked(name, root, split=None):
@@ -214,6 +223,38 @@ def _grey(path):
     try:
         with Image.open(path) as image: return np.array(image if image.mode in ('L', 'P') else image.convert('L'))
     except (OSError, SyntaxError, ValueError) as error: raise DataError(f'cannot read the mask {path}: {error}; download the masks again') from error
+
+# %% ../nbs/01_datasets.ipynb #0c8798c5
+def count_splits(
+    name:str, # see `LAYOUTS`
+    root:str|Path, # the data set's folder, or the one above it
+    splits=None, # the parts to look at; by default all
+): # (split, images, images in the complete set or None, Dataset), one by one; raises DataError
+    "What is there of a data set; of each split the first and the last image are decoded, with their masks and boxes."
+    layout = _layout(name)
+    for split in splits or layout.splits:
+        data = open_dataset(name, root, split)
+        for i in {0, len(data) - 1}:
+            size = data.image(i).shape[1:]
+            if data.has_masks and data.mask(i).shape != size:
+                raise DataError(f'{name}: the mask of {data.ids[i]} is {tuple(data.mask(i).shape)}, its image {tuple(size)}; they do not belong together')
+            if data.has_boxes: data.boxes(i)
+        yield split, len(data), layout.official.get(split), data
+
+_DOWNLOADS = dict(cifar10=('CIFAR10', {}), cifar100=('CIFAR100', {}), flowers=('Flowers102', {}), food=('Food101', {}), pets=('OxfordIIITPet', {}),
+                  voc=('VOCSegmentation', dict(year='2012')))   # what torchvision can fetch
+
+def download_dataset(
+    name:str, # see `LAYOUTS`
+    root:str|Path, # the folder above the data set's own
+) -> None: # raises InputError where there is nothing to fetch it with, DataError where that fails
+    "Fetch a data set with torchvision, which checks the official checksums; the only function here that uses the network."
+    from torchvision import datasets
+    _layout(name)
+    if name not in _DOWNLOADS: raise InputError(f'{name} cannot be fetched by itself: follow its own site (known here: {", ".join(_DOWNLOADS)})')
+    kind, options = _DOWNLOADS[name]
+    try: getattr(datasets, kind)(str(Path(root).expanduser()), download=True, **options)
+    except (OSError, RuntimeError) as error: raise DataError(f'{name} could not be fetched to {root}: {" ".join(str(error).split())}') from error
 
 # %% ../nbs/01_datasets.ipynb #5a847bd6
 @dataclass
@@ -335,7 +376,8 @@ def _cub_split(home, images, split, split_file):
     if split_file and path != split_file: raise DataError(f'there is no split file {split_file}')
     if path: return [image for image, (_, number) in zip(images, _text(path)) if number == part], ''
     order = sorted(images, key=lambda image: hashlib.sha256(f'cub {image}'.encode()).digest())
-    ends = np.round(np.cumsum([0, 10_000, 788, 1000])/11_788*len(images)).astype(int)
+    val, test = (max(1, round(len(images)*share/11_788)) for share in (788, 1000))
+    ends = [0, len(images) - val - test, len(images) - test, len(images)]
     chosen = set(order[ends[int(part)]:ends[int(part) + 1]])
     return [image for image in images if image in chosen], 'not the published test images: put ReDO\'s train_val_test_split.txt into CUB_200_2011/'
 

@@ -94,17 +94,16 @@ def tile_rectangle(
 ) -> tuple[Tensor,Tensor]: # images (N,C,H,W) with the rectangle tiled over, and bool (N,): whether there was any background
     "Paint every rectangle over with tiles of the largest strip beside it."
     height, width = images.shape[-2:]
-    x1, y1, x2, y2 = (edge.round().long() for edge in (boxes[:, 0]*width, boxes[:, 1]*height, boxes[:, 2]*width, boxes[:, 3]*height))
+    x1, y1, x2, y2 = (edge.round().int() for edge in (boxes[:, 0]*width, boxes[:, 1]*height, boxes[:, 2]*width, boxes[:, 3]*height))
     zero, thickness = torch.zeros_like(x1), torch.stack([y1, x1, width - x2, height - y2], 1)            # of the strips above, left, right, below
     area = torch.stack([y1*width, x1*height, (width - x2)*height, (height - y2)*width], 1)
     largest, has_background = area.argmax(1, keepdim=True), area.amax(1) > 0
     start = torch.stack([zero, zero, x2, y2], 1).gather(1, largest)
     period, upright = thickness.gather(1, largest).clamp(min=1), (largest == 1) | (largest == 2)         # upright strips move pixels sideways
-    row, column = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
-    in_rows, in_columns = _between(row, y1, y2) & has_background[:, None], _between(column, x1, x2)
-    down = in_rows*torch.where(upright, 1, (start + row % period - row)*width)
-    right = in_columns*torch.where(upright, start + column % period - column, 1)
-    source = torch.addcmul(torch.arange(height*width, device=images.device).view(height, width), down[:, :, None], right[:, None, :])
+    row, column, pixel = (torch.arange(count, dtype=torch.int32, device=images.device) for count in (height, width, height*width))
+    down = (_between(row, y1, y2) & has_background[:, None])*torch.where(upright, 1, (start + row % period - row)*width)
+    right = _between(column, x1, x2)*torch.where(upright, start + column % period - column, 1)
+    source = torch.addcmul(pixel.view(height, width), down[:, :, None], right[:, None, :]).long()        # (32 bits until here: half the memory)
     return images.flatten(2).gather(2, source.flatten(1)[:, None].expand(-1, images.shape[1], -1)).view_as(images), has_background
 
 def _between(position:Tensor, start:Tensor, stop:Tensor) -> Tensor:

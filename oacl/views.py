@@ -198,7 +198,7 @@ class TwoViews:
         if len(here) == 0: return []
         luck = loans.luck[rows][here]
         here, own, donor = (index.to(part.device, non_blocking=True) for index in (here, here + rows.start, loans.donor[rows][here]))
-        pictures, usable = background_only(images[donor], cams[donor], self.threshold)
+        pictures, usable = background_only(images.index_select(0, donor), cams.index_select(0, donor), self.threshold)
         lent, has = (pictures, usable) if queue is None else queue.fill(pictures, ~usable, luck)
         background = crop_boxes(lent, loans.where[rows].to(part.device, non_blocking=True)[here], self.size)
         maps = crop_boxes(cams[own].to(images.dtype), where[here], self.size, flip[here])
