@@ -161,7 +161,7 @@ def navigation(groups, page) -> str: # the list of all pages, seen from one of t
     return f'<nav class="side" aria-label="All pages"><a class="brand" href="{link(groups[""][0])}">oacl</a>{lists}</nav>'
 
 def contents(groups) -> str: # cards of all pages, for the end of the first one
-    card = lambda page: f'<li><a href="{page.link}"><b>{html.escape(page.title)}</b><span>{re.sub("</?p>", "", prose(page.subtitle)) if page.subtitle else ""}</span></a></li>'
+    card = lambda page: f'<li><a href="{page.link}"><b>{html.escape(page.title)}</b><span>{re.sub("</?p>", "", prose(page.subtitle)).strip()}</span></a></li>'
     return ''.join(f'<h2 id="{heading}">{heading}</h2><ul class="cards">{"".join(map(card, group))}</ul>' for heading, group in groups.items() if heading)
 
 def page_html(groups, page) -> str: # the whole page
