@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['variant_names', 'figure_style', 'figure_png', 'format_score', 'loss_curves', 'overlay_cam', 'localisation_grid',
-           'augmentation_grid', 'scenes_grid', 'neighbours_grid', 'variant_bars', 'background_gap', 'gap_plot',
-           'crops_bars', 'confusion_heatmap', 'iou_histogram', 'format_seconds', 'time_bars', 'Html', 'prose',
-           'html_table', 'headline', 'Section', 'html_report', 'save_report']
+           'augmentation_grid', 'scenes_grid', 'neighbours_grid', 'picture_rows', 'panels', 'variant_bars',
+           'background_gap', 'gap_plot', 'crops_bars', 'confusion_heatmap', 'iou_histogram', 'format_seconds',
+           'time_bars', 'Html', 'prose', 'html_table', 'headline', 'Section', 'html_report', 'save_report']
 
 # %% ../nbs/21_report.ipynb #c4dc13a0
 import base64, contextlib, html, io, json, math, re, textwrap, threading
@@ -327,6 +327,67 @@ def neighbours_grid(
     for n, row in enumerate(axes):
         for ax, image in zip(row, (query_images[n], *neighbour_images[n])): _show(ax, image)
     return figure
+
+# %% ../nbs/21_report.ipynb #7a10c002
+_page = 7.2                                       # inches, of a figure in a chapter
+
+def _cell_picture(picture):
+    "What a cell of `picture_rows` shows: a picture as it is, a mask in black and white, a soft map as heat."
+    values = _array(picture)
+    if values.ndim == 3 and values.shape[0] == 1 and values.dtype != bool: return overlay_cam(torch.zeros(3, *values.shape[1:]), values, alpha=1)
+    return torch.from_numpy(values.astype(np.float32))
+
+@figure_style()
+def picture_rows(
+    rows:dict, # name -> (N,3,H,W) pictures or (N,1,H,W) maps in [0,1], bool masks, or a list with None for an empty cell
+    titles=None, # N texts above the columns
+    boxes:dict|None=None, # name of a row -> per picture (K,4) relative xyxy, drawn solid
+    true_boxes:dict|None=None, # the same, drawn dashed
+    notes:dict|None=None, # name of a row -> N short texts under its pictures
+    label:float=1.05, # inches for the names on the left
+    width:float=_page, # inches of the whole figure
+) -> Figure: # a row a name, a column a picture
+    "Named rows of pictures, maps and masks, one column an image."
+    counts = {name: len(row) for name, row in rows.items()}
+    if not counts or len(set(counts.values())) != 1 or 0 in counts.values():
+        raise InputError(f'picture_rows needs rows of the same length, at least 1, got {counts}')
+    boxes, true_boxes, notes, columns, gap = boxes or {}, true_boxes or {}, notes or {}, max(counts.values()), .05
+    for group in (boxes, true_boxes, notes):
+        for name, entries in group.items():
+            if len(entries) != counts.get(name, -1): raise InputError(f'{len(entries)} entries for row {name!r} of {counts.get(name, "no")} pictures')
+    side = min((width - label - gap*columns)/columns, 1.7)
+    shape = next(picture.shape for row in rows.values() for picture in row if picture is not None)
+    tall, below = side*shape[-2]/shape[-1], {name: .19 if name in notes else 0. for name in rows}
+    top = .24*max(str(title).count('\n') + 1 for title in titles) if titles is not None else .03
+    height = top + len(rows)*(tall + gap) + sum(below.values())
+    figure, up = Figure(figsize=(width if columns*(side + gap) + label > .95*width else columns*(side + gap) + label, height)), height - top
+    FigureCanvasAgg(figure)
+    wide = figure.get_figwidth()
+    for r, (name, row) in enumerate(rows.items()):
+        up -= tall + gap
+        figure.text((label - .1)/wide, (up + gap/2 + tall/2)/height, textwrap.fill(_clean(name), 14), ha='right', va='center', fontsize=10)
+        for c, picture in enumerate(row):
+            ax = figure.add_axes(((label + c*(side + gap))/wide, (up + gap/2)/height, side/wide, tall/height), xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            _show(ax, None if picture is None else _cell_picture(picture), *(group[name][c] if name in group else None for group in (boxes, true_boxes)))
+            if r == 0 and titles is not None: ax.set_title(_clean(titles[c]), fontsize=10, loc='center', pad=3)
+            if name in notes: ax.set_xlabel(_clean(notes[name][c]), fontsize=9.5, labelpad=2)
+        up -= below[name]
+    return figure
+
+@figure_style()
+def panels(
+    count:int=1, # axes side by side
+    height:float=2.4, # inches
+    width:float=_page, # inches
+    **subplots, # further arguments of `Figure.subplots`: sharey, width_ratios
+): # the figure, and its axes: one, or an array of them
+    "Axes side by side in the style of the report, for `with figure_style():`."
+    figure = Figure(figsize=(width, height), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, count, squeeze=False, **subplots)[0]
+    for ax in axes: ax.tick_params(labelsize=matplotlib.rcParams['xtick.labelsize'], length=0)
+    return figure, (axes[0] if count == 1 else axes)
 
 # %% ../nbs/21_report.ipynb #b2b88830
 variant_names = dict(original='original', only_bg_b='background only, black box', only_bg_t='background only, tiled box',

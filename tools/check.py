@@ -9,6 +9,7 @@ PARTS = 'settings.ini', 'nbs', 'oacl'
 NOTEBOOK_MB, ALL_MB = 1.5, 15
 MACHINE_PATH = re.compile(r'(?<![\w.~/-])/(?:root|home|work|tmp|Users|mnt)/[\w.-]+')
 EMBEDDED = re.compile(r'base64,[A-Za-z0-9+/=\s]+')
+LINK = re.compile(r'(?:\]\(|\b(?:src|href)=")([^)\s"]+)')
 
 # ---- files
 
@@ -125,10 +126,36 @@ def fit(
     if total > ALL_MB: complaints.append(f'nbs: {total:.1f} MB of notebooks, more than {ALL_MB}; make pictures smaller')
     return complaints
 
+# ---- links
+
+FENCED = re.compile(r'^```.*?^```', re.M | re.S)
+INLINE = re.compile(r'`+[^`\n]+`+')
+
+def prose(nb) -> str: # all text cells of a notebook, without blocks of code
+    return FENCED.sub('', '\n'.join(''.join(cell['source']) for cell in nb['cells'] if cell['cell_type'] == 'markdown'))
+
+def anchors(nb) -> set: # what a link to a heading of a notebook may name
+    return {re.sub(r'\s', '-', re.sub(r'[*`]', '', heading).strip()) for heading in re.findall(r'^#{1,6} (.+)$', prose(nb), re.M)}
+
+def broken_links(
+    found, # what `notebooks` returned
+) -> list: # complaints, one line each: relative links of notebooks and README.md that lead nowhere
+    texts = {name: prose(nb) for name, nb in found.items()}
+    if (ROOT/'README.md').is_file(): texts[Path('README.md')] = FENCED.sub('', (ROOT/'README.md').read_text(encoding='utf-8'))
+    complaints = []
+    for name, text in texts.items():
+        for link in LINK.findall(INLINE.sub('', text)):
+            if re.match(r'\w+:', link): continue
+            path, _, anchor = link.partition('#')
+            target = Path(os.path.normpath(name.parent/path)) if path else name
+            if target not in found and not (ROOT/target).exists(): complaints.append(f'{name}: a link leads nowhere: {link}')
+            elif anchor and target in found and anchor not in anchors(found[target]): complaints.append(f'{name}: no heading of {target.name} is #{anchor}')
+    return complaints
+
 def main(write):
     found = notebooks()
     if write: return in_step(write=True)
-    apart, unfit = in_step() + readme_in_step(), fit(found)
+    apart, unfit = in_step() + readme_in_step(), fit(found) + broken_links(found)
     for line in apart + unfit: print(line)
     if apart: print('To bring notebooks, package and README in step, run: make export')
     if not apart + unfit: print(f'{len(found)} notebooks, the package and README.md are in step.')
