@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['app', 'Data', 'Out', 'Resume', 'Overwrite', 'Device', 'Seed', 'Checkpoint', 'Objects', 'BackgroundBias',
            'ContextBias', 'Method', 'Arch', 'Widths', 'Temperature', 'CropScale', 'Steps', 'BatchSize', 'Rate',
-           'Optimizer', 'Size', 'ViewSize', 'Precision', 'InferencePrecision', 'Iters', 'Upscale', 'bench', 'pretrain',
-           'localize', 'evaluate', 'report', 'inspect', 'export_networks', 'pipeline', 'demo', 'bench_scenes',
-           'bench_contracam', 'bench_methods', 'bench_world', 'main']
+           'Optimizer', 'Size', 'ViewSize', 'Precision', 'InferencePrecision', 'Iters', 'Upscale', 'bench', 'data',
+           'make', 'DataName', 'Root', 'Split', 'Workers', 'pretrain', 'localize', 'evaluate', 'report', 'inspect',
+           'export_networks', 'pipeline', 'demo', 'bench_scenes', 'bench_contracam', 'bench_methods', 'bench_world',
+           'bench_training', 'data_list', 'data_check', 'data_miniature', 'make_crops', 'make_challenge', 'data_boxes',
+           'data_shards', 'bench_loading', 'main']
 
 # %% ../nbs/23_cli.ipynb #3abea6f3
 import functools, os, shlex, sys
@@ -306,6 +308,126 @@ def bench_world(out:Out=Path('runs/world'), seeds:Annotated[int, typer.Option(mi
     from oacl.pipeline import claims_table, run_demo
     run_demo(out, seeds=seeds, ceiling=True, device=device, resume=resume, overwrite=overwrite, steps=steps, first_seed=100)     # no setting was chosen on these
     typer.echo(claims_table(out))
+
+# %% ../nbs/23_cli.ipynb #9d2c60f7
+@bench.command('training')
+@_polite
+def bench_training(data:Annotated[Optional[Path], typer.Option(help='folder of JPEG files to read; some are written when left out')]=None, arch:Arch=None,
+    size:Annotated[int, typer.Option(help='of the views, in pixels', min=8)]=224, batch_size:Annotated[int, typer.Option(help='images a step', min=2)]=32,
+    method:Annotated[str, typer.Option(help='whose step is taken apart: simclr, moco or byol')]='moco', precision:Precision='auto',
+    part:Annotated[Optional[list[str]], typer.Option(help='what to measure, several times for several: mixup, step, disk, lightly, one-stage; all when left out')]=None,
+    rounds:Annotated[int, typer.Option(help='how often each is measured', min=1)]=3, device:Device='auto'):
+    "Training: overhead of a step; background mixup, files, lightly and one-stage training beside what they are compared with."
+    from oacl.bench_training import PARTS, bench_training as measure
+    typer.echo(measure(arch or 'resnet18', size, batch_size, method, precision, data, tuple(part or PARTS), rounds, device))
+
+# %% ../nbs/23_cli.ipynb #d1a7a002
+data = typer.Typer(no_args_is_help=True, help='Public data sets in their official layouts: list, check, make.')
+make = typer.Typer(no_args_is_help=True, help='Data sets that are made from others.')
+app.add_typer(data, name='data')
+data.add_typer(make, name='make')
+
+DataName = Annotated[str, typer.Argument(help='one of oacl data list', metavar='NAME')]
+Root = Annotated[Path, typer.Argument(help="the data set's folder, or the one above it", metavar='ROOT')]
+Split = Annotated[str, typer.Option(help='which part of it')]
+Workers = Annotated[Optional[int], typer.Option(help='threads; by default one a processor', min=1)]
+
+@data.command('list')
+@_polite
+def data_list(name:Annotated[Optional[str], typer.Argument(help='show the layout of this one', metavar='NAME')]=None):
+    "The data sets that can be read, or the layout of one."
+    from oacl.datasets import LAYOUTS, layout_text
+    if name is not None: return typer.echo(layout_text(name))
+    for name, layout in LAYOUTS.items(): typer.echo(f'{name:<22}{layout.title}: {", ".join(layout.splits[:8])}{f", … ({len(layout.splits)})" if len(layout.splits) > 8 else ""}')
+
+@data.command('check')
+@_polite
+def data_check(name:DataName, root:Root,
+    split:Annotated[Optional[str], typer.Option(help='only this part')]=None,
+    download:Annotated[bool, typer.Option('--download', help='fetch it first with torchvision, where that can; ROOT is the folder above')]=False):
+    "Is a data set there, whole and readable? Names what is missing, and shows the layout that was expected."
+    from oacl.datasets import check_dataset, count_splits, download_dataset
+    if download: download_dataset(name, root)
+    home = check_dataset(name, root, split)
+    typer.echo(f'{name} in {home}')
+    for part, images, official, found in count_splits(name, root, [split] if split else None):
+        known = [f'{len(found.classes)} classes' if found.labels is not None else 'no labels'] + ['masks']*found.has_masks + ['boxes']*found.has_boxes
+        typer.echo(f'{part:>22}  {images:>9,} images{"" if official in (None, images) else f" of {official:,}"}, {", ".join(known)}{f"; {found.note}" if found.note else ""}')
+
+@data.command('miniature')
+@_polite
+def data_miniature(name:DataName, out:Annotated[Path, typer.Argument(help='the folder above its own', metavar='OUT')],
+    per_class:Annotated[int, typer.Option(help='images of each class in each part')]=2,
+    size:Annotated[int, typer.Option(help='longer side, in pixels', min=16)]=64,
+    classes:Annotated[Optional[int], typer.Option(help='number of classes')]=None, seed:Seed=0):
+    "Write a tiny data set in the official layout, with pictures of the embedded world."
+    from oacl.datasets import write_miniature
+    _say(f'{name}: {write_miniature(name, out, per_class, size, seed, classes)}')
+
+@make.command('coco-crop')
+@_polite
+def make_crops(root:Root,
+    out:Annotated[Optional[Path], typer.Option('--out', help="folder to write; by default objects/ in COCO's")]=None,
+    margin:Annotated[float, typer.Option(help="of a box, as a share of its sides", min=0.)]=.2,
+    least:Annotated[float, typer.Option(help='smallest area of an object, as a share of its image', min=0., max=1.)]=.01,
+    size:Annotated[int, typer.Option(help='shorter side of the crops, in pixels', min=1)]=256, workers:Workers=None):
+    "COCO-Crop: single objects cut out of COCO; run again, it goes on where it stopped."
+    from oacl.derived import make_coco_crop
+    made = make_coco_crop(root, out, margin=margin, least=least, size=size, workers=workers)
+    _say('\n'.join(f"{split}: {part['crops']} crops from {part['images']} images" for split, part in made.items()), [one for part in made.values() for one in part['broken']])
+
+@make.command('background-challenge')
+@_polite
+def make_challenge(name:DataName, root:Root, out:Annotated[Path, typer.Option('--out', help='folder to write')], split:Split='test',
+    masks:Annotated[Optional[Path], typer.Option(help='masks folder to use instead of its own (oacl localize writes one)')]=None,
+    size:Annotated[int, typer.Option(help='side of the images, in pixels', min=16)]=224,
+    least:Annotated[float, typer.Option(help='smallest area of an object, as a share of its image', min=0., max=1.)]=.01,
+    seed:Seed=0, workers:Workers=None):
+    "The Background Challenge's eight variants of any data set with labels and masks; run again, it goes on where it stopped."
+    from oacl.datasets import open_dataset
+    from oacl.derived import make_background_challenge
+    made = make_background_challenge(open_dataset(name, root, split), out, size, masks, least, seed, workers)
+    _say(f"8 variants of {made['images']} images: {out} ({len(made['left_out'])} left out: no object, or nothing beside it)", made['broken'])
+
+@data.command('boxes')
+@_polite
+def data_boxes(name:DataName, root:Root, out:Annotated[Path, typer.Option('--out', help='boxes file to write')], split:Split='train',
+    margin:Annotated[float, typer.Option(help="of a box, as a share of its sides", min=0.)]=.2,
+    least:Annotated[float, typer.Option(help='smallest area of a box, as a share of its image', min=0., max=1.)]=.01):
+    "The true boxes of a data set as a boxes file: the ceiling of the object-aware crop."
+    from oacl.datasets import open_dataset
+    from oacl.derived import true_boxes
+    from oacl.masks import save_boxes
+    if out.exists(): raise RunError(f'{out} exists already: choose another --out or remove it')
+    found = open_dataset(name, root, split)
+    boxes = true_boxes(found, margin, least)
+    save_boxes(out, found.ids, boxes)
+    _say(f'{sum(map(len, boxes))} boxes in {len(found)} images: {out}')
+
+@data.command('shards')
+@_polite
+def data_shards(folder:Annotated[Path, typer.Argument(help='folder of images', metavar='FOLDER')], out:Annotated[Path, typer.Option('--out', help='folder to write')],
+    per_shard:Annotated[int, typer.Option(help='images in each', min=1)]=1000,
+    boxes:Annotated[Optional[Path], typer.Option(help='boxes file to put in')]=None, masks:Annotated[Optional[Path], typer.Option(help='masks folder to put in')]=None,
+    seed:Seed=0, workers:Workers=None):
+    "Write a folder of images as tar shards, in random order (pip install oacl[shards]); run again, it goes on where it stopped."
+    from oacl.data import find_images
+    from oacl.loading import write_shards
+    found = find_images(folder)
+    _say(f'{len(found)} images in {len(write_shards(found, out, per_shard, boxes, masks, seed, workers))} shards: {out}')
+
+@bench.command('loading')
+@_polite
+def bench_loading(folder:Annotated[Path, typer.Argument(help='folder of images', metavar='FOLDER')], size:Annotated[int, typer.Option(help='side of the squares, in pixels')]=224,
+    batch_size:Annotated[int, typer.Option(help='images a batch', min=1)]=32, batches:Annotated[int, typer.Option(help='batches a measurement', min=1)]=6, workers:Workers=None, device:Device='auto'):
+    "Images a second from file to batch: decoders, threads, processes and the cache, side by side."
+    from oacl.bench import conditions
+    from oacl.core import pick_device
+    from oacl.data import find_images
+    from oacl.loading import loading_speed
+    rates = loading_speed(find_images(folder), size, batch_size, batches, workers, device=pick_device(device))
+    typer.echo(f'{conditions(pick_device(device))}; {size} px, batches of {batch_size}')
+    for way, rate in rates.items(): typer.echo(f"{way:>10}  {rate:9,.1f} images/s  {rate/rates['memory']:6.1%} of memory")
 
 # %% ../nbs/23_cli.ipynb #db1b0604
 def _say(text:str, broken=()) -> None:
