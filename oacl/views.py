@@ -98,7 +98,8 @@ def soften_(
     scale, rows = images.shape[-1]/224, chosen.to(images.device, non_blocking=True)
     reach = min(math.ceil(3*widest*scale), min(images.shape[-2:]) - 1)
     kernel = get_gaussian_kernel1d(2*reach + 1, (width[chosen, None]*scale).clamp(min=.05)).to(images, non_blocking=True)
-    return images.index_copy_(0, rows, filter2d_separable(images[rows], kernel, kernel, 'reflect'))
+    images[rows] = filter2d_separable(images[rows], kernel, kernel, 'reflect')
+    return images
 
 def blur(
     images:Tensor, # float (N,3,H,W)
@@ -202,7 +203,7 @@ class TwoViews:
         lent, has = (pictures, usable) if queue is None else queue.fill(pictures, ~usable, luck)
         background = crop_boxes(lent, loans.where[rows].to(part.device, non_blocking=True)[here], self.size)
         maps = crop_boxes(cams[own].to(images.dtype), where[here], self.size, flip[here])
-        part.index_copy_(0, here, keep_objects(part[here], maps, background, has))
+        part[here] = keep_objects(part[here], maps, background, has)
         return [(pictures, usable)]
 
     def mix_targets(self, first:Tensor, second:Tensor, generator:torch.Generator|None) -> Views:
