@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .augment import background_only, choose_box, pack_boxes
-from .contracam import embedding_bank
+from .contracam import contracam, embedding_bank
 from .core import DataError, InputError, RunError, pick_device, progress, read_json, write_json
 from .data import Images, find_images, load_images, split_images
 from .encoders import load_pretrained

@@ -9,9 +9,9 @@ from conftest import environment, photos
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason='needs torch.distributed with gloo')
 
 def torchrun(*arguments, cwd, processes=2, **variables):
-    "Run a script or module in several processes: (return code, stdout, stderr)."
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', processes, *arguments]
-    done = subprocess.run(list(map(str, command)), cwd=cwd, env=environment() | variables, capture_output=True, text=True, timeout=280)
+    "Run a script or module in several processes, or in one without torchrun: (return code, stdout, stderr)."
+    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', processes] if processes > 1 else []
+    done = subprocess.run(list(map(str, [sys.executable, *launcher, *arguments])), cwd=cwd, env=environment() | variables, capture_output=True, text=True, timeout=280)
     return done.returncode, done.stdout, done.stderr
 
 # Batch norm is left out of the comparison: without SyncBatchNorm, which exists for GPUs alone, its statistics are those of each process.
