@@ -7,7 +7,7 @@ __all__ = ['WAYS', 'square_pixels', 'redraw', 'boxes_in_square', 'DiskData', 'ca
            'loading_speed']
 
 # %% ../nbs/01_loading.ipynb #12ae370c
-import glob, hashlib, io, json, os, random, shutil, tempfile, time
+import functools, glob, hashlib, io, json, os, random, shutil, signal, tempfile, time
 from collections import deque
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .augment import choose_box, pack_boxes
 from .core import DataError, InputError, RunError, atomic_write, progress, write_json
-from .data import SUFFIXES, Images, MemoryFile, _check_size, _opened, _orientation, _picture, _processors, _quiet, _square, decoding, full_size
+from .data import SUFFIXES, Images, MemoryFile, _check_size, _hush, _opened, _orientation, _picture, _processors, _quiet, _square, decoding, full_size
 from .datasets import Dataset
 from .derived import _claim
 from .masks import _mask_picture, _published_id, load_boxes, mask_paths
@@ -49,15 +49,22 @@ def _plain_jpeg(path, size):
         return image.size[::-1] if plain else None
 
 def _encoded(path):
-    "The bytes of a file."
-    from torchvision.io import read_file
-    return torch.frombuffer(bytearray(path.getbuffer()), dtype=torch.uint8) if isinstance(path, MemoryFile) else read_file(str(path))
+    "The bytes of a file, as a tensor."
+    if isinstance(path, MemoryFile): return torch.from_numpy(np.frombuffer(path.getvalue(), np.uint8).copy())
+    return torch.from_numpy(np.fromfile(path, np.uint8))
 
 def _by_torchvision(encoded, device='cpu'):
     "uint8 (3,H,W) of a JPEG's bytes, or a list of these; None where it fails: then Pillow says why, or does better."
-    from torchvision.io import ImageReadMode, decode_jpeg
-    try: return decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
+    decode = _jpeg_decoder()
+    try: return decode and decode(encoded, device=device)
     except RuntimeError: return None
+
+@functools.cache
+def _jpeg_decoder():
+    "torchvision's decoder; None in a torchvision that has lost it (it is to move to torchcodec): then Pillow decodes everything."
+    try: from torchvision.io import ImageReadMode, decode_jpeg
+    except ImportError: return None
+    return functools.partial(decode_jpeg, mode=ImageReadMode.RGB)
 
 def _resized(pixels, size, fit):
     "uint8 (3,H,W) as a square; torch resizes 8 bits as Pillow does, and lets other threads run."
@@ -153,7 +160,7 @@ class _Reader:
         try:
             shape = _plain_jpeg(path, self.size)
             return None if shape is None else (_encoded(path), shape)
-        except (DataError, RuntimeError): return None              # `image` says what is wrong with it
+        except (DataError, OSError): return None                   # `image` says what is wrong with it
 
 _ATTEMPTS = 100
 
@@ -379,10 +386,9 @@ class _Planned(torch.utils.data.Sampler):
 def _as_it_is(batch): return batch
 
 def _begin(worker):
-    "Ctrl-C is the main process's business; Pillow's warnings are nobody's."
-    import signal, warnings
+    "Ctrl-C is the main process's business; warnings of decoders are nobody's."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.filterwarnings('ignore', module=r'PIL\.')
+    _hush()
 
 def _in_processes(reader, plan, seed, workers, ahead, pinned):
     "(step, batch) in order, filled by processes."
