@@ -7,7 +7,7 @@ __all__ = ['WAYS', 'square_pixels', 'redraw', 'boxes_in_square', 'DiskData', 'ca
            'loading_speed']
 
 # %% ../nbs/01_loading.ipynb #12ae370c
-import functools, glob, hashlib, io, json, os, random, shutil, signal, tempfile, time
+import functools, glob, hashlib, io, json, os, random, shutil, signal, tempfile, threading, time
 from collections import deque
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
@@ -389,6 +389,8 @@ def _begin(worker):
     "Ctrl-C is the main process's business; warnings of decoders are nobody's."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _hush()
+    report = threading.excepthook                    # a thread that still offers a batch when the main process has left the loop has no news for anybody
+    threading.excepthook = lambda failed: None if issubclass(failed.exc_type, (ConnectionError, EOFError)) else report(failed)
 
 def _in_processes(reader, plan, seed, workers, ahead, pinned):
     "(step, batch) in order, filled by processes."
@@ -465,7 +467,8 @@ def _make_cache(reader, folder, key, workers):
     "Decode everything once, in order, straight to disk."
     count, side = len(reader.images), reader.size
     needed, free = count*side*side*(3 + (reader.masks is not None)), shutil.disk_usage(folder).free
-    if needed > free: raise RunError(f'the cache of {count} images of {side} px needs {needed/1e9:.1f} GB, {folder} has {free/1e9:.1f} GB free; use another folder or a smaller size')
+    if needed > free: raise RunError(f'the cache of {count} images of {side} px needs {needed/1e9:.1f} GB, {folder} has {free/1e9:.1f} GB free; '
+                                     'use another folder or a smaller size')
     (folder/'cache.json').unlink(missing_ok=True)                # from here on what lies there is not valid
     for left in folder.glob('*.npy'): left.unlink()
     for left in folder.glob('.*.npy.*'): left.unlink()           # of a process that was killed
@@ -512,8 +515,8 @@ def write_shards(
     "Write images as tar shards, the files themselves where there are any; what is there already is kept."
     wds, out = _webdataset(), Path(out).expanduser()
     if per_shard < 1: raise InputError(f'a shard holds at least one image, got per_shard={per_shard}')
-    settings = dict(images=len(images), per_shard=per_shard, seed=seed, boxes=boxes is not None, masks=masks is not None, ids=hashlib.sha256('\n'.join(images.ids).encode(errors='surrogateescape')).hexdigest())
-    _claim(out, settings)
+    ids = hashlib.sha256('\n'.join(images.ids).encode(errors='surrogateescape')).hexdigest()
+    _claim(out, dict(images=len(images), ids=ids, per_shard=per_shard, seed=seed, boxes=boxes is not None, masks=masks is not None))
     known = None if boxes is None else _by_id(boxes, images.ids)[0]
     if masks is not None: _absent_masks(Path(masks), images.ids)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -565,10 +568,12 @@ class ShardData:
         self.workers = min(_processors(), 16) if workers is None else workers
         self.rank, self.world = int(os.environ.get('RANK', 0)) if rank is None else rank, int(os.environ.get('WORLD_SIZE', 1)) if world is None else world
         needed = max(1, self.workers)*self.world
-        if len(self.urls) < needed: raise InputError(f'{len(self.urls)} shards are too few for {max(1, self.workers)} workers × {self.world} processes, each of which needs one of its own: '
-                                                     f'use at most {max(1, len(self.urls)//self.world)} workers, or write smaller shards')
+        if len(self.urls) < needed: raise InputError(
+            f'{len(self.urls)} shards are too few for {max(1, self.workers)} workers × {self.world} processes, which would read the same ones at the same time: '
+            f'use at most {max(1, len(self.urls)//self.world)} workers, or write smaller shards')
         self.counts = _counts(self.urls)
-        if length is None and len(self.counts) < len(self.urls): raise InputError(f'how many images the shards hold is not known (no shards.json beside {self.urls[0]}): give length=')
+        if length is None and len(self.counts) < len(self.urls):
+            raise InputError(f'how many images the shards hold is not known (no shards.json beside {self.urls[0]}): give length=')
         self.length = sum(self.counts[url] for url in self.urls) if length is None else length
         self.labels, self.broken, self.broken_masks, self.seen, self.waited = None, {}, {}, 0, 0.
 
@@ -604,8 +609,8 @@ class ShardData:
     def _epoch(self, seed, epoch, count, batches, pinned):
         "The batches of one epoch."
         source = _Stream(self.urls, self.counts, self.size, self.fit, self.buffer, count, f'{seed} {epoch} {self.rank}')
-        loader = _webdataset().WebLoader(source, batch_size=None, num_workers=self.workers, collate_fn=_as_it_is, pin_memory=pinned, worker_init_fn=_begin if self.workers else None,
-                                         prefetch_factor=max(1, -(-self.ahead//self.workers)) if self.workers else None)
+        processes = dict(worker_init_fn=_begin, prefetch_factor=max(1, -(-self.ahead//self.workers))) if self.workers else {}
+        loader = _webdataset().WebLoader(source, batch_size=None, num_workers=self.workers, collate_fn=_as_it_is, pin_memory=pinned, **processes)
         iterator = iter(loader.with_epoch(batches))
         while True:
             with _worker_errors(self.workers): batch = next(iterator, None)
