@@ -7,9 +7,9 @@ __all__ = ['app', 'Data', 'Out', 'Resume', 'Overwrite', 'Device', 'Seed', 'Check
            'ContextBias', 'Method', 'Arch', 'Widths', 'Temperature', 'CropScale', 'Steps', 'BatchSize', 'Rate',
            'Optimizer', 'Size', 'ViewSize', 'Precision', 'InferencePrecision', 'Iters', 'Upscale', 'bench', 'data',
            'make', 'DataName', 'Root', 'Split', 'Workers', 'pretrain', 'localize', 'evaluate', 'report', 'inspect',
-           'export_networks', 'pipeline', 'demo', 'bench_scenes', 'bench_contracam', 'bench_world', 'bench_training',
-           'data_list', 'data_check', 'data_miniature', 'make_crops', 'make_challenge', 'data_boxes', 'data_shards',
-           'bench_loading', 'main']
+           'export_networks', 'pipeline', 'demo', 'bench_scenes', 'bench_contracam', 'bench_methods', 'bench_world',
+           'bench_training', 'data_list', 'data_check', 'data_miniature', 'make_crops', 'make_challenge', 'data_boxes',
+           'data_shards', 'bench_loading', 'main']
 
 # %% ../nbs/23_cli.ipynb #3abea6f3
 import functools, os, shlex, sys
@@ -292,6 +292,14 @@ def bench_contracam(arch:Arch=None, size:Annotated[int, typer.Option(help='of th
     "ContraCAM beside a plain implementation: images/s, memory, and whether the same masks come out."
     from oacl.bench import bench_contracam as measure
     typer.echo(measure(arch or 'resnet18', size, batch_size, upscale, rounds, compile=compile, device=device))
+
+@bench.command('methods')
+@_polite
+def bench_methods(out:Out=Path('runs/methods'), seeds:Annotated[int, typer.Option(min=1)]=3, steps:Annotated[int, typer.Option(help='of each training')]=150,
+    scenes:Annotated[int, typer.Option(help='to train on')]=1500, device:Device='auto', resume:Resume=False):
+    "Every method with every augmentation on the embedded world: a table."
+    from oacl.comparison import compare_methods
+    typer.echo(compare_methods(out, seeds=seeds, steps=steps, scenes=scenes, device=device, resume=resume))
 
 @bench.command('world')
 @_polite
