@@ -151,6 +151,9 @@ class TwoViews:
 
     def __post_init__(self):
         if self.mixing not in MIXINGS: raise InputError(f"unknown mixing {self.mixing!r}: use {', '.join(MIXINGS)}")
+        for name in ('flip', 'jitter_probability', 'grey', 'blur', 'mix'):
+            if not 0 <= getattr(self, name) <= 1: raise InputError(f'{name} is a probability, from 0 to 1, got {getattr(self, name)}')
+        if self.queue_size < 1: raise InputError(f'the queue of background-only pictures holds at least 1, got {self.queue_size}; mix=0 turns background mixup off')
 
     def __call__(self,
         images:Tensor, # float (N,3,H,W) in [0,1]
