@@ -733,7 +733,7 @@ _register('food', title='Food-101', folders=('food-101',), splits=('train', 'tes
 class _ArraysOnly(pickle.Unpickler):
     "Unpickles arrays, and refuses everything that could do more."
     def find_class(self, module, name):
-        known = {'_reconstruct': np._core.multiarray._reconstruct, 'ndarray': np.ndarray, 'dtype': np.dtype, 'encode': codecs.encode}
+        known = {'_reconstruct': np.empty(0).__reduce__()[0], 'ndarray': np.ndarray, 'dtype': np.dtype, 'encode': codecs.encode}
         if module.split('.')[0] in ('numpy', '_codecs') and name in known: return known[name]
         raise pickle.UnpicklingError(f'it asks for {module}.{name}, which no file of CIFAR needs')
 
