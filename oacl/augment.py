@@ -66,7 +66,7 @@ class BackgroundQueue:
         order = usable.long().cumsum(0)                                                 # the usable ones count 1, 2, …
         kept = usable & (order > order[-1] - self.size)
         place = torch.where(kept, (self.pushed + order - 1) % self.size, self.size)     # what is not kept goes to a row that nobody reads
-        self.ring.index_copy_(0, place, pictures.detach().to(self.ring.dtype))
+        self.ring[place] = pictures.detach().to(self.ring.dtype)
         self.pushed += order[-1]
 
     def _start(self, pictures:Tensor) -> None:

@@ -33,10 +33,15 @@ def _bad(path, reason):
 
 @contextmanager
 def _quiet():
-    "No warnings from Pillow: what matters becomes an error, the rest (odd EXIF, large but legal sizes) is noise to the user."
+    "No warnings from decoders: what matters becomes an error, the rest (odd EXIF, large but legal sizes, functions that will go) is noise to the user."
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', module=r'PIL\.')
+        _hush()
         yield
+
+def _hush():
+    "The same for a whole process that does nothing but decode."
+    warnings.filterwarnings('ignore', module=r'PIL\.')
+    warnings.filterwarnings('ignore', message='The image decoding and encoding capabilities of TorchVision')
 
 # %% ../nbs/01_data.ipynb #d0dde337
 class MemoryFile(io.BytesIO):

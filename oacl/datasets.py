@@ -82,6 +82,12 @@ class Dataset:
         "What is in each box of one image."
         return self._known(self._box_labels, 'labels of boxes')(self.rows[i])
 
+    def missing_masks(self) -> list[str]: # ids
+        "The images whose mask file is absent, without reading any."
+        if not isinstance(self._mask, _MaskFiles): return []
+        absent = set(self._mask.missing(self.rows.tolist()))
+        return [id for id, row in zip(self.ids, self.rows.tolist()) if row in absent]
+
     def subset(self, rows) -> 'Dataset': # of positions to keep, in this order: a list or an integer tensor
         "Some of the images, with the same classes."
         rows = torch.as_tensor(rows, dtype=torch.int64).tolist()
@@ -105,6 +111,21 @@ class _Crop:
     def __call__(self, row):
         b, image = self.border, decode_image(self.root/self.ids[row])
         return image[:, b:image.shape[1] - b, b:image.shape[2] - b].contiguous()
+
+# %% ../nbs/01_datasets.ipynb #b078607b
+@dataclass
+class _MaskFiles:
+    "Masks that are a file each."
+    read:object # path -> uint8 (H,W)
+    where:Path # their folder
+    names:list # of all rows, relative to the folder
+
+    def __call__(self, row): return self.read(self.where/self.names[row])
+
+    def missing(self, rows):
+        "Which of some rows have no file."
+        there = {os.path.relpath(os.path.join(folder, name), self.where).replace(os.sep, '/') for folder, _, files in os.walk(self.where) for name in files}
+        return [row for row in rows if self.names[row] not in there]
 
 # %% ../nbs/01_datasets.ipynb #d96b95fb
 @dataclass(frozen=True)
@@ -207,13 +228,15 @@ def class_folders(
     root:str|Path, # folder of class folders
     below:str='', # path from the root to the class folders
     classes:list[str]|None=None, # the folders, in the order of the labels; by default all, sorted as text
-) -> tuple[list[str],list[int],list[str]]: # ids from `root`, labels and classes
-    "Images in class folders; empty folders count as classes."
+    allow_empty:bool=False, # may a class have no image?
+) -> tuple[list[str],list[int],list[str]]: # ids from `root`, labels and classes; raises DataError
+    "Images in class folders, each folder a class."
     classes = classes or _folders_of(Path(root)/below)
     ids, labels = [], []
     for label, name in enumerate(classes):
         where = '/'.join(filter(None, (below, name)))
         files = sorted(entry.name for entry in os.scandir(Path(root)/where) if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith('.'))
+        if not files and not allow_empty: raise DataError(f'{Path(root)/where} holds no image, so a class would be empty; complete the download, or remove the folder')
         ids += [f'{where}/{file}' for file in files]
         labels += [label]*len(files)
     return ids, labels, classes
@@ -234,6 +257,8 @@ def count_splits(
     layout = _layout(name)
     for split in splits or layout.splits:
         data = open_dataset(name, root, split)
+        if absent := data.missing_masks(): raise DataError(
+            f'{name}: {len(absent)} of {len(data)} images of {split} have no mask, the first is {absent[0]}; complete the download')
         for i in {0, len(data) - 1}:
             size = data.image(i).shape[1:]
             if data.has_masks and data.mask(i).shape != size:
@@ -363,7 +388,7 @@ def _open_cub(home, split, split_file=None):
     files = [f'images/{names[image]}' for image in keep]
     masks = next((where for where in (home/'segmentations', home.parent/'segmentations') if where.is_dir()), None)
     return Dataset('cub', split, home, files, [labels[image] for image in keep], classes, note=note,
-                   mask=masks and functools.partial(_cub_mask, masks, [Path(names[image]).with_suffix('.png') for image in keep]),
+                   mask=masks and _MaskFiles(_cub_mask, masks, [Path(names[image]).with_suffix('.png').as_posix() for image in keep]),
                    boxes=functools.partial(_pixel_boxes, home, files, [[boxes[image]] for image in keep]))
 
 def _cub_split(home, images, split, split_file):
@@ -381,7 +406,7 @@ def _cub_split(home, images, split, split_file):
     chosen = set(order[ends[int(part)]:ends[int(part) + 1]])
     return [image for image in images if image in chosen], 'not the published test images: put ReDO\'s train_val_test_split.txt into CUB_200_2011/'
 
-def _cub_mask(where, files, row): return torch.from_numpy((_grey(where/files[row]) > 127).astype(np.uint8))
+def _cub_mask(path): return torch.from_numpy((_grey(path) > 127).astype(np.uint8))
 
 def _pixel_boxes(root, files, boxes, row):
     "Boxes `x y width height` in pixels as relative ones."
@@ -447,11 +472,11 @@ def _open_flowers(home, split):
     if labels.min() < 0 or labels.max() > 101: raise DataError(f'flowers: labels run from {labels.min()} to {labels.max()}, not 0..101; install a newer torchvision')
     masks = [path.replace('image_', 'segmim_') for path in names]
     return Dataset('flowers', split, home, [f'jpg/{name}' for name in names], labels, list(found.classes),
-                   mask=functools.partial(_flower_mask, home/'segmim', masks) if (home/'segmim').is_dir() else None)
+                   mask=_MaskFiles(_flower_mask, home/'segmim', masks) if (home/'segmim').is_dir() else None)
 
-def _flower_mask(where, names, row):
+def _flower_mask(path):
     "Painted blue (0, 0, 254) is background, as far as JPEG lets it be told."
-    red, green, blue = decode_image(where/names[row])
+    red, green, blue = decode_image(path)
     return 1 - ((red == 0) | (green == 0) | (blue == 254)).byte()
 
 def _write_flowers(home, artist, per_class, classes):
@@ -481,11 +506,11 @@ def _open_pets(home, split):
     with _reading('pets', home), _above(home, 'oxford-iiit-pet') as above: found = OxfordIIITPet(above, split)
     names = [path.name for path in found._images]
     return Dataset('pets', split, home, [f'images/{name}' for name in names], found._labels, list(found.classes),
-                   mask=functools.partial(_trimap, home/'annotations/trimaps', [f'{Path(name).stem}.png' for name in names]))
+                   mask=_MaskFiles(_trimap, home/'annotations/trimaps', [f'{Path(name).stem}.png' for name in names]))
 
-def _trimap(where, names, row):
-    trimap = _grey(where/names[row])
-    if not np.isin(trimap, (1, 2, 3)).all(): raise DataError(f'{where/names[row]} is no trimap: it holds values other than 1, 2 and 3; download it again')
+def _trimap(path):
+    trimap = _grey(path)
+    if not np.isin(trimap, (1, 2, 3)).all(): raise DataError(f'{path} is no trimap: it holds values other than 1, 2 and 3; download it again')
     return torch.from_numpy(np.array([255, 1, 0, 255], np.uint8)[trimap])
 
 def _write_pets(home, artist, per_class, classes):
@@ -638,12 +663,12 @@ def _open_challenge(name, home, split):
     names = [str(Path(id).relative_to(below).with_suffix('.npy')) for id in ids]
     known = split == 'original' and (home/'fg_mask/val').is_dir()
     return Dataset(name, split, home, ids, labels, [re.sub(r'^\d+_', '', folder) for folder in found], ready=split in VARIANTS,
-                   mask=functools.partial(_npy_mask, home/'fg_mask/val', names) if known else None)
+                   mask=_MaskFiles(_npy_mask, home/'fg_mask/val', names) if known else None)
 
-def _npy_mask(where, names, row):
-    try: mask = np.load(where/names[row], allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error: raise DataError(f'cannot read the mask {where/names[row]}: {error}; download it again') from error
-    if mask.ndim != 2: raise DataError(f'{where/names[row]} should be a mask of two dimensions, it has {mask.ndim}')
+def _npy_mask(path):
+    try: mask = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error: raise DataError(f'cannot read the mask {path}: {error}; download it again') from error
+    if mask.ndim != 2: raise DataError(f'{path} should be a mask of two dimensions, it has {mask.ndim}')
     return torch.from_numpy(mask.astype(bool).astype(np.uint8))
 
 def _write_challenge(folders, home, artist, per_class, classes):
@@ -660,7 +685,8 @@ def _write_challenge(folders, home, artist, per_class, classes):
     for i, (name, mask) in enumerate(zip(names, masks)):
         lent = {variant: tiled_background(images[donors[variant][i]], masks[donors[variant][i]])[0] for variant in MIXED}
         for variant, image in challenge_pictures(images[i], mask, lent).items():
-            _save(home/variant/'val'/f'{name}{f"_bg_{donors[variant][i]:04d}" if variant in MIXED else ""}.JPEG', image.permute(1, 2, 0), format='JPEG', quality=92, subsampling=0)
+            lender = f'_bg_{donors[variant][i]:04d}' if variant in MIXED else ''
+            _save(home/variant/'val'/f'{name}{lender}.JPEG', image.permute(1, 2, 0), format='JPEG', quality=92, subsampling=0)
         (home/f'fg_mask/val/{name}.npy').parent.mkdir(parents=True, exist_ok=True)
         np.save(home/f'fg_mask/val/{name}.npy', mask.numpy())
     if classes == 9: _write(home/'in_to_in9.json', {str(i): superclass for i, superclass in enumerate(_MINI_WNIDS.values())})
@@ -674,9 +700,11 @@ _CHALLENGE_TREE = """/
 
 _register('imagenet9', title='ImageNet-9 (Background Challenge)', folders=('bg_challenge', 'bg_challenge/bg_challenge', 'imagenet9/bg_challenge'), classes=9,
           official={variant: 4050 for variant in VARIANTS}, open=functools.partial(_open_challenge, 'imagenet9'),
-          write=functools.partial(_write_challenge, _IN9_FOLDERS), tree=f'bg_challenge{_CHALLENGE_TREE}\n  in_to_in9.json                         (of its repository, for 1000-way heads)\nclasses: {", ".join(_IN9_FOLDERS)}', **_CHALLENGE)
-_register('background-challenge', title='a Background Challenge of your own', folders=('background-challenge',), open=functools.partial(_open_challenge, 'background-challenge'),
-          write=functools.partial(_write_challenge, None), tree=f'background-challenge{_CHALLENGE_TREE}\n  (oacl data make background-challenge writes it from any data set with masks)', **_CHALLENGE)
+          write=functools.partial(_write_challenge, _IN9_FOLDERS), **_CHALLENGE, tree=f'bg_challenge{_CHALLENGE_TREE}\n'
+          f'  in_to_in9.json                         (of its repository, for 1000-way heads)\nclasses: {", ".join(_IN9_FOLDERS)}')
+_register('background-challenge', title='a Background Challenge of your own', folders=('background-challenge',), **_CHALLENGE,
+          open=functools.partial(_open_challenge, 'background-challenge'), write=functools.partial(_write_challenge, None),
+          tree=f'background-challenge{_CHALLENGE_TREE}\n  (oacl data make background-challenge writes it from any data set with masks)')
 
 # %% ../nbs/01_datasets.ipynb #296c03db
 def _open_food(home, split):
@@ -705,7 +733,7 @@ _register('food', title='Food-101', folders=('food-101',), splits=('train', 'tes
 class _ArraysOnly(pickle.Unpickler):
     "Unpickles arrays, and refuses everything that could do more."
     def find_class(self, module, name):
-        known = {'_reconstruct': np._core.multiarray._reconstruct, 'ndarray': np.ndarray, 'dtype': np.dtype, 'encode': codecs.encode}
+        known = {'_reconstruct': np.empty(0).__reduce__()[0], 'ndarray': np.ndarray, 'dtype': np.dtype, 'encode': codecs.encode}
         if module.split('.')[0] in ('numpy', '_codecs') and name in known: return known[name]
         raise pickle.UnpicklingError(f'it asks for {module}.{name}, which no file of CIFAR needs')
 
@@ -751,7 +779,7 @@ def _open_crops(home, split):
     classes, other = (_folders_of(home/part) for part in (split, 'val' if split == 'train' else 'train'))
     apart = sorted(set(classes) ^ set(other))
     if apart: raise DataError(f'coco-crop: only one of {home}/train and {home}/val has the folder {apart[0]}, so their labels would differ; make the crops again')
-    ids, labels, _ = class_folders(home, split, classes)
+    ids, labels, _ = class_folders(home, split, classes, allow_empty=True)
     return Dataset('coco-crop', split, home, ids, labels, classes)
 
 def _write_crops(home, artist, per_class, classes):
@@ -851,11 +879,11 @@ def _open_voc(home, split):
     with _reading('voc', home), _above(home, 'VOCdevkit/VOC2012') as above: found = (VOCDetection if detection else VOCSegmentation)(above, '2012', part)
     stems = [Path(path).stem for path in found.images]
     return Dataset('voc', split, home, [f'JPEGImages/{stem}.jpg' for stem in stems], None, list(VOC_CLASSES),
-                   mask=None if detection else functools.partial(_voc_mask, home/'SegmentationClass', stems),
+                   mask=None if detection else _MaskFiles(_voc_mask, home/'SegmentationClass', [f'{stem}.png' for stem in stems]),
                    boxes=functools.partial(_voc_boxes, home/'Annotations', stems), box_labels=functools.partial(_voc_kinds, home/'Annotations', stems))
 
-def _voc_mask(where, stems, row):
-    mask = _grey(where/f'{stems[row]}.png')
+def _voc_mask(path):
+    mask = _grey(path)
     return torch.from_numpy(np.where(mask == 255, 255, mask > 0).astype(np.uint8))
 
 def _voc_objects(path):
@@ -885,7 +913,7 @@ def _write_voc(home, artist, per_class, classes):
             for i in range(per_class):
                 picture, stem = artist.draw(label), f'2012_{artist.next:06d}'
                 height, width = picture.size
-                inside, near = torch.from_numpy(picture.mask)[None].float(), None
+                inside = torch.from_numpy(picture.mask)[None].float()
                 near = F.max_pool2d(inside, 3, 1, 1)[0].bool() & ~inside[0].bool()
                 mask = Image.fromarray(np.where(near, 255, picture.mask*(label + 1)).astype(np.uint8), mode='L')
                 mask.putpalette([v for n in range(256) for v in (n, 255 - n, n)])                      # coloured, as the official ones
@@ -898,7 +926,8 @@ def _write_voc(home, artist, per_class, classes):
                                                        f'<depth>3</depth></size>{boxes}</annotation>')
                 listed.append(stem)
     for kind in ('Segmentation', 'Main'):
-        for split, listed in (stems | {'trainval': stems['train'] + stems['val']}).items(): _write(home/f'ImageSets/{kind}/{split}.txt', ''.join(f'{stem}\n' for stem in listed))
+        for split, listed in (stems | {'trainval': stems['train'] + stems['val']}).items():
+            _write(home/f'ImageSets/{kind}/{split}.txt', ''.join(f'{stem}\n' for stem in listed))
 
 _register('voc', title='Pascal VOC 2012', folders=('VOCdevkit/VOC2012', 'VOC2012'), open=_open_voc, write=_write_voc,
           splits=('train', 'val', 'trainval', 'detection-train', 'detection-val', 'detection-trainval'),
@@ -988,15 +1017,19 @@ _register('imagenet-c', title='ImageNet-C', folders=('imagenet-c', 'ImageNet-C')
           tree=f'imagenet-c/<corruption>/<1..5>/<wnid>/<image>.JPEG\ncorruptions: {", ".join(CORRUPTIONS)}')
 
 # %% ../nbs/01_datasets.ipynb #8c79c1ea
+_OBJECTNET_MAPS = 'folder_to_objectnet_label.json', 'objectnet_to_imagenet_1k.json', 'pytorch_to_imagenet_2012_id.json'
+
 def _open_objectnet(home, split):
     classes = _folders_of(home/'images')
     ids, labels, _ = class_folders(home, 'images', classes)
-    label_of, names_of, line_of = (_json(home/'mappings'/file) for file in ('folder_to_objectnet_label.json', 'objectnet_to_imagenet_1k.json', 'pytorch_to_imagenet_2012_id.json'))
+    label_of, names_of, line_of = (_json(home/'mappings'/file) for file in _OBJECTNET_MAPS)
     try: lines = {name.strip(): i for i, name in enumerate((home/'mappings/imagenet_to_label_2012_v2').read_text().splitlines())}
     except OSError as error: raise DataError(f'cannot read {home}/mappings/imagenet_to_label_2012_v2: {error.strerror}') from error
     torch_index = {int(line): int(index) for index, line in line_of.items()}
-    try: indices = [[torch_index[lines[name]] for name in names_of[label_of[folder]].split('; ')] if label_of[folder] in names_of else [] for folder in classes]
-    except KeyError as error: raise DataError(f'objectnet: the files in {home}/mappings do not fit each other or the folders: {error} is missing; download them again') from error
+    names = lambda folder: names_of[label_of[folder]].split('; ') if label_of[folder] in names_of else []
+    try: indices = [[torch_index[lines[name]] for name in names(folder)] for folder in classes]
+    except KeyError as error: raise DataError(
+        f'objectnet: the files in {home}/mappings do not fit each other or the folders: {error} is missing; download them again') from error
     return Dataset('objectnet', split, home, ids, labels, classes, read=_Crop(home, ids, 2), indices=indices)
 
 def _write_objectnet(home, artist, per_class, classes):
@@ -1004,16 +1037,15 @@ def _write_objectnet(home, artist, per_class, classes):
     for label in range(classes):
         for i in range(per_class):
             picture = artist.draw(label)
-            _save(home/f'images/{_shape(label)}/{artist.next}.png', np.pad(picture.image, ((2, 2), (2, 2), (0, 0))) + np.pad(np.zeros_like(picture.image), ((2, 2), (2, 2), (0, 0)), constant_values=200))
+            _save(home/f'images/{_shape(label)}/{artist.next}.png', np.pad(picture.image, ((2, 2), (2, 2), (0, 0)), constant_values=200))
     names = [f'{wnid}, a kind' for wnid in wnids]
     _write(home/'mappings/folder_to_objectnet_label.json', {_shape(label): _shape(label).title() for label in range(classes)})
-    _write(home/'mappings/objectnet_to_imagenet_1k.json', {'Disc': f'{names[0]}; {names[1]}', 'Square': f'{names[3]}', 'Star': f'{names[9]}', 'Triangle': f'{names[4]}; {names[4]}'})
+    _write(home/'mappings/objectnet_to_imagenet_1k.json', dict(Disc=f'{names[0]}; {names[1]}', Square=names[3], Star=names[9], Triangle=f'{names[4]}; {names[4]}'))
     _write(home/'mappings/imagenet_to_label_2012_v2', ''.join(f'{name}\n' for name in reversed(names)))
     _write(home/'mappings/pytorch_to_imagenet_2012_id.json', {str(i): len(names) - 1 - i for i in range(len(names))})
 
 _register('objectnet', title='ObjectNet', folders=('objectnet-1.0', 'objectnet'), splits=('test',), official={'test': 50_273}, open=_open_objectnet, write=_write_objectnet,
-          parts=lambda split: ['images'] + [f'mappings/{file}' for file in ('folder_to_objectnet_label.json', 'objectnet_to_imagenet_1k.json', 'pytorch_to_imagenet_2012_id.json',
-                                                                            'imagenet_to_label_2012_v2')],
+          parts=lambda split: ['images'] + [f'mappings/{file}' for file in (*_OBJECTNET_MAPS, 'imagenet_to_label_2012_v2')],
           tree="""objectnet-1.0/
   images/<folder>/<image>.png      (the zip is encrypted; its licence names the password)
   mappings/folder_to_objectnet_label.json  objectnet_to_imagenet_1k.json  pytorch_to_imagenet_2012_id.json  imagenet_to_label_2012_v2""")
@@ -1045,7 +1077,8 @@ def _write_siscore(home, artist, per_class, classes):
     for below in _SISCORE.values():
         for label in range(classes):
             for i in range(per_class): _jpeg(home/below/_shape(label)/f'{i}.jpg', artist.draw(label, square=True))
-    _write(home/'label_str_to_imagenet_classes.py', '"""Labels."""\nlabel_str_to_imagenet_classes = {\n' + ''.join(f"    '{_shape(label)}': {(5*label + 3) % 12},\n" for label in range(classes)) + '}\n')
+    known = ''.join(f"    '{_shape(label)}': {(5*label + 3) % 12},\n" for label in range(classes))
+    _write(home/'label_str_to_imagenet_classes.py', f'"""Labels."""\nlabel_str_to_imagenet_classes = {{\n{known}}}\n')
 
 _register('si-score', title='SI-Score', folders=('si-score', 'SI-Score', 'siscore'), splits=('area', 'location', 'rotation'), open=_open_siscore, write=_write_siscore,
           parts=lambda split: [_SISCORE[split]],

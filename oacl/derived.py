@@ -82,7 +82,8 @@ def _crop_split(home, out, split, margin, least, size, workers):
         return len(wanted), None
     done = list(_each(cut, len(images), workers, f'{split}: cutting objects out'))
     broken = [problem for _, problem in done if problem]
-    if len(broken) > .5*len(images): raise DataError(f'{len(broken)} of {len(images)} images of {home}/{split}2017 cannot be read, the first is {broken[0][0]} ({broken[0][1]}); complete the download')
+    if len(broken) > .5*len(images): raise DataError(f'{len(broken)} of {len(images)} images of {home}/{split}2017 cannot be read, '
+                                                     f'the first is {broken[0][0]} ({broken[0][1]}); complete the download')
     return dict(crops=sum(count for count, _ in done), images=len(images), broken=broken)
 
 def object_crop(

@@ -103,7 +103,7 @@ def tile_rectangle(
     row, column, pixel = (torch.arange(count, dtype=torch.int32, device=images.device) for count in (height, width, height*width))
     down = (_between(row, y1, y2) & has_background[:, None])*torch.where(upright, 1, (start + row % period - row)*width)
     right = _between(column, x1, x2)*torch.where(upright, start + column % period - column, 1)
-    source = torch.addcmul(pixel.view(height, width), down[:, :, None], right[:, None, :]).long()        # (32 bits until here: half the memory)
+    source = (down[:, :, None]*right[:, None, :]).add_(pixel.view(height, width)).long()                 # (32 bits until here: half the memory)
     return images.flatten(2).gather(2, source.flatten(1)[:, None].expand(-1, images.shape[1], -1)).view_as(images), has_background
 
 def _between(position:Tensor, start:Tensor, stop:Tensor) -> Tensor:

@@ -7,7 +7,7 @@ __all__ = ['WAYS', 'square_pixels', 'redraw', 'boxes_in_square', 'DiskData', 'ca
            'loading_speed']
 
 # %% ../nbs/01_loading.ipynb #12ae370c
-import glob, hashlib, io, json, os, random, shutil, tempfile, time
+import functools, glob, hashlib, io, json, os, random, shutil, signal, tempfile, threading, time
 from collections import deque
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .augment import choose_box, pack_boxes
 from .core import DataError, InputError, RunError, atomic_write, progress, write_json
-from .data import SUFFIXES, Images, MemoryFile, _check_size, _opened, _orientation, _picture, _processors, _quiet, _square, decoding, full_size
+from .data import SUFFIXES, Images, MemoryFile, _check_size, _hush, _opened, _orientation, _picture, _processors, _quiet, _square, decoding, full_size
 from .datasets import Dataset
 from .derived import _claim
 from .masks import _mask_picture, _published_id, load_boxes, mask_paths
@@ -49,15 +49,22 @@ def _plain_jpeg(path, size):
         return image.size[::-1] if plain else None
 
 def _encoded(path):
-    "The bytes of a file."
-    from torchvision.io import read_file
-    return torch.frombuffer(bytearray(path.getbuffer()), dtype=torch.uint8) if isinstance(path, MemoryFile) else read_file(str(path))
+    "The bytes of a file, as a tensor."
+    if isinstance(path, MemoryFile): return torch.from_numpy(np.frombuffer(path.getvalue(), np.uint8).copy())
+    return torch.from_numpy(np.fromfile(path, np.uint8))
 
 def _by_torchvision(encoded, device='cpu'):
     "uint8 (3,H,W) of a JPEG's bytes, or a list of these; None where it fails: then Pillow says why, or does better."
-    from torchvision.io import ImageReadMode, decode_jpeg
-    try: return decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
+    decode = _jpeg_decoder()
+    try: return decode and decode(encoded, device=device)
     except RuntimeError: return None
+
+@functools.cache
+def _jpeg_decoder():
+    "torchvision's decoder; None in a torchvision that has lost it (it is to move to torchcodec): then Pillow decodes everything."
+    try: from torchvision.io import ImageReadMode, decode_jpeg
+    except ImportError: return None
+    return functools.partial(decode_jpeg, mode=ImageReadMode.RGB)
 
 def _resized(pixels, size, fit):
     "uint8 (3,H,W) as a square; torch resizes 8 bits as Pillow does, and lets other threads run."
@@ -153,7 +160,7 @@ class _Reader:
         try:
             shape = _plain_jpeg(path, self.size)
             return None if shape is None else (_encoded(path), shape)
-        except (DataError, RuntimeError): return None              # `image` says what is wrong with it
+        except (DataError, OSError): return None                   # `image` says what is wrong with it
 
 _ATTEMPTS = 100
 
@@ -379,10 +386,11 @@ class _Planned(torch.utils.data.Sampler):
 def _as_it_is(batch): return batch
 
 def _begin(worker):
-    "Ctrl-C is the main process's business; Pillow's warnings are nobody's."
-    import signal, warnings
+    "Ctrl-C is the main process's business; warnings of decoders are nobody's."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.filterwarnings('ignore', module=r'PIL\.')
+    _hush()
+    report = threading.excepthook                    # a thread that still offers a batch when the main process has left the loop has no news for anybody
+    threading.excepthook = lambda failed: None if issubclass(failed.exc_type, (ConnectionError, EOFError)) else report(failed)
 
 def _in_processes(reader, plan, seed, workers, ahead, pinned):
     "(step, batch) in order, filled by processes."
@@ -459,7 +467,8 @@ def _make_cache(reader, folder, key, workers):
     "Decode everything once, in order, straight to disk."
     count, side = len(reader.images), reader.size
     needed, free = count*side*side*(3 + (reader.masks is not None)), shutil.disk_usage(folder).free
-    if needed > free: raise RunError(f'the cache of {count} images of {side} px needs {needed/1e9:.1f} GB, {folder} has {free/1e9:.1f} GB free; use another folder or a smaller size')
+    if needed > free: raise RunError(f'the cache of {count} images of {side} px needs {needed/1e9:.1f} GB, {folder} has {free/1e9:.1f} GB free; '
+                                     'use another folder or a smaller size')
     (folder/'cache.json').unlink(missing_ok=True)                # from here on what lies there is not valid
     for left in folder.glob('*.npy'): left.unlink()
     for left in folder.glob('.*.npy.*'): left.unlink()           # of a process that was killed
@@ -506,8 +515,8 @@ def write_shards(
     "Write images as tar shards, the files themselves where there are any; what is there already is kept."
     wds, out = _webdataset(), Path(out).expanduser()
     if per_shard < 1: raise InputError(f'a shard holds at least one image, got per_shard={per_shard}')
-    settings = dict(images=len(images), per_shard=per_shard, seed=seed, boxes=boxes is not None, masks=masks is not None, ids=hashlib.sha256('\n'.join(images.ids).encode(errors='surrogateescape')).hexdigest())
-    _claim(out, settings)
+    ids = hashlib.sha256('\n'.join(images.ids).encode(errors='surrogateescape')).hexdigest()
+    _claim(out, dict(images=len(images), ids=ids, per_shard=per_shard, seed=seed, boxes=boxes is not None, masks=masks is not None))
     known = None if boxes is None else _by_id(boxes, images.ids)[0]
     if masks is not None: _absent_masks(Path(masks), images.ids)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -559,10 +568,12 @@ class ShardData:
         self.workers = min(_processors(), 16) if workers is None else workers
         self.rank, self.world = int(os.environ.get('RANK', 0)) if rank is None else rank, int(os.environ.get('WORLD_SIZE', 1)) if world is None else world
         needed = max(1, self.workers)*self.world
-        if len(self.urls) < needed: raise InputError(f'{len(self.urls)} shards are too few for {max(1, self.workers)} workers × {self.world} processes, each of which needs one of its own: '
-                                                     f'use at most {max(1, len(self.urls)//self.world)} workers, or write smaller shards')
+        if len(self.urls) < needed: raise InputError(
+            f'{len(self.urls)} shards are too few for {max(1, self.workers)} workers × {self.world} processes, which would read the same ones at the same time: '
+            f'use at most {max(1, len(self.urls)//self.world)} workers, or write smaller shards')
         self.counts = _counts(self.urls)
-        if length is None and len(self.counts) < len(self.urls): raise InputError(f'how many images the shards hold is not known (no shards.json beside {self.urls[0]}): give length=')
+        if length is None and len(self.counts) < len(self.urls):
+            raise InputError(f'how many images the shards hold is not known (no shards.json beside {self.urls[0]}): give length=')
         self.length = sum(self.counts[url] for url in self.urls) if length is None else length
         self.labels, self.broken, self.broken_masks, self.seen, self.waited = None, {}, {}, 0, 0.
 
@@ -598,8 +609,8 @@ class ShardData:
     def _epoch(self, seed, epoch, count, batches, pinned):
         "The batches of one epoch."
         source = _Stream(self.urls, self.counts, self.size, self.fit, self.buffer, count, f'{seed} {epoch} {self.rank}')
-        loader = _webdataset().WebLoader(source, batch_size=None, num_workers=self.workers, collate_fn=_as_it_is, pin_memory=pinned, worker_init_fn=_begin if self.workers else None,
-                                         prefetch_factor=max(1, -(-self.ahead//self.workers)) if self.workers else None)
+        processes = dict(worker_init_fn=_begin, prefetch_factor=max(1, -(-self.ahead//self.workers))) if self.workers else {}
+        loader = _webdataset().WebLoader(source, batch_size=None, num_workers=self.workers, collate_fn=_as_it_is, pin_memory=pinned, **processes)
         iterator = iter(loader.with_epoch(batches))
         while True:
             with _worker_errors(self.workers): batch = next(iterator, None)

@@ -98,7 +98,8 @@ def soften_(
     scale, rows = images.shape[-1]/224, chosen.to(images.device, non_blocking=True)
     reach = min(math.ceil(3*widest*scale), min(images.shape[-2:]) - 1)
     kernel = get_gaussian_kernel1d(2*reach + 1, (width[chosen, None]*scale).clamp(min=.05)).to(images, non_blocking=True)
-    return images.index_copy_(0, rows, filter2d_separable(images[rows], kernel, kernel, 'reflect'))
+    images[rows] = filter2d_separable(images[rows], kernel, kernel, 'reflect')
+    return images
 
 def blur(
     images:Tensor, # float (N,3,H,W)
@@ -150,6 +151,9 @@ class TwoViews:
 
     def __post_init__(self):
         if self.mixing not in MIXINGS: raise InputError(f"unknown mixing {self.mixing!r}: use {', '.join(MIXINGS)}")
+        for name in ('flip', 'jitter_probability', 'grey', 'blur', 'mix'):
+            if not 0 <= getattr(self, name) <= 1: raise InputError(f'{name} is a probability, from 0 to 1, got {getattr(self, name)}')
+        if self.queue_size < 1: raise InputError(f'the queue of background-only pictures holds at least 1, got {self.queue_size}; mix=0 turns background mixup off')
 
     def __call__(self,
         images:Tensor, # float (N,3,H,W) in [0,1]
@@ -202,7 +206,7 @@ class TwoViews:
         lent, has = (pictures, usable) if queue is None else queue.fill(pictures, ~usable, luck)
         background = crop_boxes(lent, loans.where[rows].to(part.device, non_blocking=True)[here], self.size)
         maps = crop_boxes(cams[own].to(images.dtype), where[here], self.size, flip[here])
-        part.index_copy_(0, here, keep_objects(part[here], maps, background, has))
+        part[here] = keep_objects(part[here], maps, background, has)
         return [(pictures, usable)]
 
     def mix_targets(self, first:Tensor, second:Tensor, generator:torch.Generator|None) -> Views:

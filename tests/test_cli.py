@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import files
+from conftest import files, one_line
 
 TINY = ['--size', 32, '--view-size', 24, '--device', 'cpu']
 
@@ -260,3 +260,8 @@ def test_a_folder_that_is_no_run_is_never_deleted(here, said, command, config, o
     for option in options: code, out, err = said(command, 'photos', '--out', 'thesis', '--steps', 1, option, *TINY)
     assert files(here/'thesis').items() >= before.items()
     assert code == 2 and len(err.splitlines()) == 1
+
+def test_bench_training(said):
+    code, out, err = said('bench', 'training', '--part', 'mixup', '--rounds', 1, '--device', 'cpu')
+    assert code == 0 and out.count('| batched') == 2 and '| a step of' not in out
+    one_line(*said('bench', 'training', '--part', 'speed'), "'speed'", 'lightly')
