@@ -100,10 +100,10 @@ def _sized(maps:Tensor, truth:Truth) -> Tensor:
 def contracam_scores(
     networks:tuple[nn.Module,nn.Module], # encoder and projector
     truth:Truth, # N pictures
-    sizes:tuple[int,...]=(96, 128, 160), # at which they are shown
+    sizes:tuple[int,...]=(128, 160), # at which they are shown
     upscales:tuple[int,...]=(1, 2), # finer maps
     iters:tuple[int,...]=(1, 2), # looks
-    temperatures:tuple[float,...]=(1., .2, .07), # of the score: the paper's, the training's, and one that sees the nearest negatives alone
+    temperatures:tuple[float,...]=(1., .07, .02), # of the score: the paper's, and two under which the nearest negatives count most
 ) -> dict[str,Scores]: # setting -> scores
     "ContraCAM under every combination of settings; the other pictures are the negatives."
     return {setting: score_maps(maps, truth.masks) for setting, maps in _contracam_maps(networks, truth, sizes, upscales, iters, temperatures)}
@@ -123,7 +123,7 @@ def _contracam_maps(networks, truth, sizes, upscales, iters, temperatures):
 def norm_scores(
     encoder:nn.Module, # with .features
     truth:Truth, # N pictures
-    sizes:tuple[int,...]=(96, 128, 160), # at which they are shown
+    sizes:tuple[int,...]=(128, 160), # at which they are shown
     upscales:tuple[int,...]=(1, 2), # finer maps
 ) -> dict[str,Scores]: # setting -> scores
     "The activation norm under every combination of settings."
