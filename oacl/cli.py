@@ -28,7 +28,7 @@ Resume = Annotated[bool, typer.Option('--resume', help='continue what is in the 
 Overwrite = Annotated[bool, typer.Option('--overwrite', help='delete the run in the folder first')]
 Device = Annotated[str, typer.Option(help='auto, cpu, cuda, cuda:1, mps')]
 Seed = Annotated[int, typer.Option(help='of everything random', min=0)]
-Checkpoint = Annotated[Optional[str], typer.Option(help="checkpoint file, or 'photos' or 'scenes', which come with oacl; else the one that suits DATA")]
+Checkpoint = Annotated[str, typer.Option(help="checkpoint file, or 'photos' or 'scenes' for one that comes with oacl")]
 Objects = Annotated[Optional[int], typer.Option(help='scenes: objects in each, 1 to 4')]
 BackgroundBias = Annotated[Optional[float], typer.Option(help="scenes: probability that the background goes with the object's class")]
 ContextBias = Annotated[Optional[float], typer.Option(help="scenes: probability that the second object is the first one's partner")]
@@ -130,7 +130,7 @@ def pretrain(data:Data, out:Out,
 
 @app.command()
 @_polite
-def localize(data:Data, out:Out, checkpoint:Checkpoint=None,
+def localize(data:Data, out:Out, checkpoint:Checkpoint='scenes',
     objects:Objects=None, background_bias:BackgroundBias=None, context_bias:ContextBias=None,
     iters:Iters=None, upscale:Upscale=None,
     size:Annotated[Optional[int], typer.Option(help='shorter side of the images as the model sees them, in pixels')]=None,
@@ -151,7 +151,7 @@ def localize(data:Data, out:Out, checkpoint:Checkpoint=None,
     config = dict(data=data, world=_world(data, objects, background_bias, context_bias),
                   overrides=_overrides(iters=iters, upscale=upscale, size=size) | dict(extract=_given(threshold=threshold, margin=margin)))
     how = _given(batch_size=batch_size, temperature=temperature, formula=formula, tolerance=tolerance, precision=precision)
-    found = localize_data(config, checkpoint or ('scenes' if data == 'scenes' else 'photos'), out, seed, fit, boxes_only=boxes_only, masks_only=masks_only, crf=crf, device=device,
+    found = localize_data(config, checkpoint, out, seed, fit, boxes_only=boxes_only, masks_only=masks_only, crf=crf, device=device,
                           resume=resume, overwrite=overwrite, **how)
     if int(os.environ.get('RANK', 0)) > 0: return                        # of several processes one is enough to say it
     texts = [] if masks_only else [f"{found['boxes']} boxes in {found['images']} images ({found['without_box']} without): {out}/boxes.txt"]

@@ -34,3 +34,19 @@ def test_card_as_text_and_as_json(said, here, monkeypatch):
     assert code == 0 and 'k-NN' in out and '| activation norm |' in out, err
     found = json.loads((here/'card.json').read_text())
     assert found['maps']['ContraCAM']['iou'] > found['maps']['centre box']['iou']
+
+needs_photos = pytest.mark.skipif('photos' not in shipped_weights(), reason='needs the checkpoint photos')
+
+@needs_photos
+def test_photos_does_on_photographs_what_its_card_claims(shared):
+    "Neighbours: better than untrained. Maps: overlap better than untrained; the activation norm and the box cannot be told apart from it, and the card says so."
+    pytest.importorskip('pycocotools')
+    networks, random = load_pretrained('photos'), cards.untrained('photos', 0)
+    grid = dict(sizes=(160,), upscales=(1,), iters=(2,), temperatures=(.07,))
+    chosen, reported = (cards.contest(networks, [random], cards.coco_objects(shared/'data/coco-mini', split), **grid) for split in ('train', 'val'))
+    rows = cards.compare(chosen, reported)
+    assert rows['random weights']['iou_gain_interval'][0] > 0
+    for rival in ('activation norm', 'centre box'): assert rows[rival]['iou_gain_interval'][0] < 0 < rows[rival]['iou_gain_interval'][1]
+    train, val = [(images[::3], labels[::3]) for images, labels in cards.folder_classes(shared/'data/imagenette-mini')]
+    neighbours = cards.neighbour_scores({'trained': [networks[0]], 'random weights': [random[0]]}, train, val)
+    assert neighbours['trained']['knn_interval'][0] > neighbours['random weights']['knn_interval'][1]
