@@ -11,6 +11,7 @@ __all__ = ['Truth', 'scene_objects', 'coco_objects', 'Scores', 'score_maps', 'co
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,28 +100,30 @@ def _sized(maps:Tensor, truth:Truth) -> Tensor:
 def contracam_scores(
     networks:tuple[nn.Module,nn.Module], # encoder and projector
     truth:Truth, # N pictures
-    sizes:tuple[int,...]=(64, 96, 128), # at which they are shown
+    sizes:tuple[int,...]=(128, 160), # at which they are shown
     upscales:tuple[int,...]=(1, 2), # finer maps
-    iters:tuple[int,...]=(1, 3), # looks
+    iters:tuple[int,...]=(1, 2), # looks
+    temperatures:tuple[float,...]=(1., .07, .02), # of the score: the paper's, and two under which the nearest negatives count most
 ) -> dict[str,Scores]: # setting -> scores
     "ContraCAM under every combination of settings; the other pictures are the negatives."
-    return {setting: score_maps(maps, truth.masks) for setting, maps in _contracam_maps(networks, truth, sizes, upscales, iters)}
+    return {setting: score_maps(maps, truth.masks) for setting, maps in _contracam_maps(networks, truth, sizes, upscales, iters, temperatures)}
 
-def _contracam_maps(networks, truth, sizes, upscales, iters):
+def _contracam_maps(networks, truth, sizes, upscales, iters, temperatures):
     "Pairs of setting and maps (N,1,S,S)."
     own = torch.eye(len(truth), dtype=torch.bool)
     for size in sizes:
         images = _shown(truth, size)
         bank, colour = embedding_bank(*networks, images)
-        for upscale in upscales:
-            parts = [maps_after(*networks, images[rows], list(iters), upscale=upscale, negatives=bank, fill=colour, exclude=own[rows])
-                     for rows in torch.arange(len(truth)).split(64)]
-            for count, maps in zip(iters, zip(*parts)): yield f'{size} px, upscale {upscale}, {count} look{"s"*(count > 1)}', _sized(torch.cat(maps), truth)
+        for upscale, temperature in product(upscales, temperatures):
+            how = dict(upscale=upscale, temperature=temperature, negatives=bank, fill=colour)
+            parts = [maps_after(*networks, images[rows], list(iters), exclude=own[rows], **how) for rows in torch.arange(len(truth)).split(64)]
+            for count, maps in zip(iters, zip(*parts)):
+                yield f'{size} px, upscale {upscale}, {count} look{"s"*(count > 1)}, temperature {temperature:g}', _sized(torch.cat(maps), truth)
 
 def norm_scores(
     encoder:nn.Module, # with .features
     truth:Truth, # N pictures
-    sizes:tuple[int,...]=(64, 96, 128), # at which they are shown
+    sizes:tuple[int,...]=(128, 160), # at which they are shown
     upscales:tuple[int,...]=(1, 2), # finer maps
 ) -> dict[str,Scores]: # setting -> scores
     "The activation norm under every combination of settings."
@@ -156,10 +159,10 @@ def contest(
     networks:tuple[nn.Module,nn.Module], # encoder and projector
     random:list, # pairs of networks that were never trained
     truth:Truth, # N pictures
-    **grid, # sizes, upscales and iters of `contracam_scores`
+    **grid, # sizes, upscales, iters and temperatures of `contracam_scores`
 ) -> dict[str,dict[str,Scores]]: # contestant -> setting -> scores
     "All contestants under all their settings."
-    plain = {name: values for name, values in grid.items() if name != 'iters'}
+    plain = {name: values for name, values in grid.items() if name in ('sizes', 'upscales')}
     untrained_scores = {f'{setting}, seed {seed}': scores for seed, pair in enumerate(random) for setting, scores in contracam_scores(pair, truth, **grid).items()}
     return {'ContraCAM': contracam_scores(networks, truth, **grid), 'activation norm': norm_scores(networks[0], truth, **plain),
             'random weights': untrained_scores, 'centre box': box_scores(truth)}
@@ -220,7 +223,7 @@ def model_card(
     coco:str|Path|None=None, # COCO 2017: settings are chosen on train, figures are of val; None: the embedded world
     classes:str|Path|None=None, # folder with train/ and val/ of class folders; None: the embedded world
     seeds:int=3, # untrained networks
-    **grid, # sizes, upscales and iters of `contracam_scores`
+    **grid, # sizes, upscales, iters and temperatures of `contracam_scores`
 ) -> dict: # name, info, parameters, bytes, neighbours, maps
     "What a checkpoint can do."
     networks, random, file = load_pretrained(checkpoint), [untrained(checkpoint, seed) for seed in range(seeds)], shipped_weights().get(str(checkpoint), Path(checkpoint))
