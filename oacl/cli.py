@@ -283,6 +283,16 @@ def _networks(checkpoint:str):
     from oacl.encoders import load_pretrained
     return load_pretrained(Path(checkpoint)/'checkpoint.pt' if Path(checkpoint).is_dir() else checkpoint)
 
+def _check_there(suite:str, root:Path, head:bool=False):
+    "Before anything is loaded: is the suite's data set there? If not, the expected tree and the first thing missing."
+    from oacl.core import DataError
+    from oacl.eval.suites import how_to_get, missing_parts, pick_suites
+    pick_suites([suite])
+    why = missing_parts(suite, root, head)
+    if why:
+        typer.echo(how_to_get({suite: why}))
+        raise DataError(why)
+
 def _told(suite:str, result:dict, out:Path|None):
     "The figures of one suite as lines, and all of it as a file."
     from oacl.eval.suites import figures_of
@@ -298,6 +308,7 @@ def evaluate_probes(name:EvalName, root:EvalRoot, checkpoint:Checkpoint='scenes'
     batch_size:Batch=64, cache:EvalCache=None, out:EvalOut=None, workers:Threads=None, seed:Seed=0, device:Device='auto', precision:EvalPrecision='fp32'):
     "k-NN and the linear probe (45 L2 weights, chosen on validation images) on a data set with classes."
     from oacl.eval.probe import evaluate_probe
+    if name != 'folder': _check_there(f'probe/{name}', root)
     encoder, _ = _networks(checkpoint)
     _told(f'probe/{name}', evaluate_probe(encoder, name, root, k, temperature, size, seed=seed, cache=cache, batch_size=batch_size, workers=workers, device=device, precision=precision), out)
 
@@ -308,17 +319,13 @@ def evaluate_maps(name:EvalName, root:EvalRoot, checkpoint:Checkpoint='scenes', 
     device:Device='auto', precision:EvalPrecision='fp32'):
     "ContraCAM's masks and boxes against the true ones: mask IoU, box IoU, CorLoc, pointing game, PxAP, MaxBoxAcc, MaxBoxAccV2, proposals."
     from oacl.eval.localization import evaluate_localization
+    _check_there(f'localization/{name}', root)
     _told(f'localization/{name}', evaluate_localization(*_networks(checkpoint), name, root, size, iters, upscale, most=most, batch_size=batch_size, workers=workers, device=device, precision=precision), out)
 
 def _one_suite(suite:str, root:Path, checkpoint:str, out, **settings):
-    "One suite of `oacl.eval.suites`, its data checked first."
-    from oacl.core import DataError
-    from oacl.eval.suites import SUITES, Setting, how_to_get, missing_parts, pick_suites
-    pick_suites([suite])
-    why = missing_parts(suite, root, bool(settings['head']))
-    if why:
-        typer.echo(how_to_get({suite: why}))
-        raise DataError(why)
+    "One suite of `oacl.eval.suites`."
+    from oacl.eval.suites import SUITES, Setting
+    _check_there(suite, root, bool(settings['head']))
     _told(suite, SUITES[suite].run(Setting(*_networks(checkpoint), root, **settings)), out)
 
 @evaluate.command('backgrounds')
