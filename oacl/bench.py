@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['plain_contracam', 'take_turns', 'fair_clock', 'conditions', 'contracam_speed', 'contracam_fidelity',
-           'contracam_memory', 'bench_contracam']
+           'contracam_memory', 'bench_contracam', 'overlapping_classes', 'probe_speed', 'extraction_speed',
+           'bench_probe']
 
 # %% ../nbs/24_bench.ipynb #63f7db0c
-import copy, multiprocessing, os, platform, statistics, time
+import copy, multiprocessing, os, platform, statistics, tempfile, time
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,9 @@ from .backbones import with_finer_map
 from .contracam import _Search, contracam, embedding_bank
 from .core import RunError, pick_device, pick_precision, progress
 from .encoders import encoder as make_encoder, load_pretrained, projector as make_projector
-from .eval.localization import mask_iou
+from .datasets import Dataset
+from .eval.localization import mask_iou, max_box_acc_v2
+from .eval.probe import dataset_features, linear_probe
 from .inference import PRECISIONS, for_inference
 from .masks import binarise
 from .scenes import make_scenes
@@ -226,4 +229,89 @@ def bench_contracam(
     bank, colour = embedding_bank(encoder, projector, make_scenes(512, seed=1).images)
     for row in contracam_fidelity(make_scenes(scenes, seed=2).images.to(target), encoder, projector, bank, colour, upscale=upscale):
         lines.append(f"| {row['variant']} | {row['iou']:.3f} | {row['forwards']:.2f} |")
+    return '\n'.join(lines)
+
+# %% ../nbs/24_bench.ipynb #ba6822a8
+def overlapping_classes(
+    rows:int, # how many
+    dim:int, # their length
+    classes:int, # how many
+    seed:int=0, # of the rows; the classes are the same for every seed
+) -> tuple[Tensor,Tensor]: # features (rows,dim), correlated and not negative as those of an encoder, and labels
+    "Features with the look of a frozen encoder's."
+    fixed, drawn = (torch.Generator().manual_seed(number) for number in (1, 1000 + seed))
+    centres = torch.randn(classes, dim, generator=fixed)
+    mix = torch.randn(dim, dim, generator=fixed)*torch.logspace(0, -2, dim)
+    labels = torch.arange(rows) % classes
+    return ((.3*centres[labels] + torch.randn(rows, dim, generator=drawn)) @ mix).relu(), labels
+
+def probe_speed(
+    rows:int=10_000, # features to fit
+    dim:int=512, # their length
+    classes:int=200, # of them
+    theirs:int=45, # weights that scikit-learn fits, evenly spaced among the 45; 0: none
+) -> dict: # seconds of ours and theirs (of so many weights), val accuracies at the weights both fitted
+    "The sweep of the linear probe beside scikit-learn's, in one run."
+    train, labels = overlapping_classes(rows, dim, classes)
+    val, val_labels = overlapping_classes(max(classes, rows//4), dim, classes, 1)
+    start = time.perf_counter()
+    ours = linear_probe(train, labels, val, val_labels)
+    found = dict(ours=time.perf_counter() - start, best=ours.val_accuracy, weights=len(ours.weights), theirs=None, fitted=theirs, apart=None)
+    if theirs:
+        import warnings
+        from sklearn.linear_model import LogisticRegression
+        scaled = lambda features: ((features - ours.mean)/ours.deviation).float().numpy()
+        some, others = scaled(train), scaled(val)
+        picks = torch.linspace(0, len(ours.weights) - 1, theirs).round().long().tolist()
+        accuracies, start = [], time.perf_counter()
+        for pick in progress(picks, 'scikit-learn'):
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')                                        # that 100 steps were not enough
+                model = LogisticRegression(C=1/(ours.weights[pick]*rows)).fit(some, labels.numpy())
+            accuracies.append(100*float((model.predict(others) == val_labels.numpy()).mean()))
+        found |= dict(theirs=time.perf_counter() - start, apart=max(abs(a - ours.val_accuracies[pick]) for a, pick in zip(accuracies, picks)), best_theirs=max(accuracies))
+    return found
+
+def extraction_speed(
+    arch:str='resnet18', # encoder with random weights
+    size:int=224, # pixels
+    images:int=256, # JPEG files, written for this and read again
+    rounds:int=2, # repetitions
+    device:str='auto', # see `oacl.core.pick_device`
+) -> float: # throughput of extraction from files over that of the encoder on pictures in memory
+    "What decoding costs."
+    from PIL import Image
+    target = pick_device(device)
+    network = make_encoder(arch).eval().to(target)
+    with tempfile.TemporaryDirectory() as folder:
+        for i, picture in enumerate((make_scenes(images, size=256).images*255).byte().permute(0, 2, 3, 1)): Image.fromarray(picture.numpy()).save(f'{folder}/{i}.jpg')
+        data = Dataset('folder', 'test', folder, [f'{i}.jpg' for i in range(images)])
+        fast, pixels = for_inference(network, 'fp32'), torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8)
+        @torch.inference_mode()
+        def plain():
+            for part in pixels.split(64): fast(part.to(target).float()/255).cpu()
+        seconds = take_turns(dict(plain=plain, files=lambda: dataset_features(network, data, size)), rounds)
+    return seconds['plain']/seconds['files']
+
+def bench_probe(
+    rows:int=10_000, # of `probe_speed`
+    dim:int=512, # of `probe_speed`
+    classes:int=200, # of `probe_speed`
+    theirs:int=45, # of `probe_speed`
+    size:int=224, # of `extraction_speed`
+    images:int=256, # of `extraction_speed`
+    device:str='auto', # see `oacl.core.pick_device`
+) -> str: # Markdown
+    "Speed of the probes and of MaxBoxAccV2 on this machine."
+    speed = probe_speed(rows, dim, classes, theirs)
+    maps = torch.nn.functional.interpolate(torch.rand(1000, 1, 14, 14, generator=torch.Generator().manual_seed(0)), (224, 224), mode='bicubic').clamp(0, 1)
+    start = time.perf_counter()
+    max_box_acc_v2(maps, [torch.tensor([[40., 40, 160, 180]])]*1000)
+    boxes = time.perf_counter() - start
+    lines = [conditions(pick_device(device)), '', f"{speed['weights']} weights on {rows} x {dim} features, {classes} classes: {speed['ours']:.1f} s, best {speed['best']:.2f}% on validation"]
+    if speed['theirs'] is not None:
+        whole = speed['theirs']*speed['weights']/speed['fitted']
+        told = '' if speed['fitted'] == speed['weights'] else f" (extrapolated from {speed['fitted']} weights, {speed['theirs']:.1f} s)"
+        lines.append(f"scikit-learn: {whole:.1f} s{told}, best {speed['best_theirs']:.2f}%; {whole/speed['ours']:.1f} x ours; accuracies at the same weight differ by at most {speed['apart']:.2f} points")
+    lines += [f'features from JPEG files: {100*extraction_speed(size=size, images=images, device=device):.0f}% of the throughput of the encoder alone', f'MaxBoxAccV2 on 1,000 maps of 224 x 224: {boxes:.1f} s']
     return '\n'.join(lines)

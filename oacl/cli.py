@@ -5,10 +5,13 @@
 # %% auto #0
 __all__ = ['app', 'Data', 'Out', 'Resume', 'Overwrite', 'Device', 'Seed', 'Checkpoint', 'Objects', 'BackgroundBias',
            'ContextBias', 'Method', 'Arch', 'Widths', 'Temperature', 'CropScale', 'Steps', 'BatchSize', 'Rate',
-           'Optimizer', 'Size', 'ViewSize', 'Precision', 'InferencePrecision', 'Iters', 'Upscale', 'bench', 'data',
-           'make', 'DataName', 'Root', 'Split', 'Workers', 'pretrain', 'localize', 'evaluate', 'report', 'inspect',
-           'export_networks', 'pipeline', 'demo', 'bench_scenes', 'bench_contracam', 'bench_methods', 'bench_world',
-           'bench_training', 'data_list', 'data_check', 'data_miniature', 'make_crops', 'make_challenge', 'data_boxes',
+           'Optimizer', 'Size', 'ViewSize', 'Precision', 'InferencePrecision', 'Iters', 'Upscale', 'evaluate', 'report',
+           'EvalSize', 'EvalName', 'EvalRoot', 'EvalOut', 'EvalCache', 'Neighbours', 'Batch', 'Threads', 'Most',
+           'ClassHead', 'Wnids', 'EvalPrecision', 'bench', 'data', 'make', 'DataName', 'Root', 'Split', 'Workers',
+           'pretrain', 'localize', 'evaluate_run', 'report_run', 'inspect', 'export_networks', 'evaluate_probes',
+           'evaluate_maps', 'evaluate_backgrounds', 'evaluate_shifts', 'evaluate_everything', 'report_compare',
+           'pipeline', 'demo', 'bench_scenes', 'bench_contracam', 'bench_methods', 'bench_world', 'bench_training',
+           'bench_probe', 'data_list', 'data_check', 'data_miniature', 'make_crops', 'make_challenge', 'data_boxes',
            'data_shards', 'bench_loading', 'main']
 
 # %% ../nbs/23_cli.ipynb #3abea6f3
@@ -193,9 +196,20 @@ def localize(data:Data, out:Out, checkpoint:Checkpoint='scenes',
     texts = [] if masks_only else [f"{found['boxes']} boxes in {found['images']} images ({found['without_box']} without): {out}/boxes.txt"]
     _say(', '.join(texts + ([] if boxes_only else [f"{found['masks']} masks: {out}/masks"])), found['broken'])
 
-@app.command()
+class _OrRun(typer.core.TyperGroup):
+    "A group whose command may be left out: `oacl evaluate scenes --run …` is `oacl evaluate run scenes --run …`."
+    fallback = 'run'
+    def parse_args(self, ctx, args):
+        if args and args[0] not in self.commands and args[0] not in ('--help', '-h'): args = [self.fallback, *args]
+        return super().parse_args(ctx, args)
+
+evaluate = typer.Typer(cls=_OrRun, no_args_is_help=True, rich_markup_mode=None,
+                       help="Judge a model: 'oacl evaluate DATA --run RUN' on the test part of the data it learned from, or a benchmark by name.")
+app.add_typer(evaluate, name='evaluate')
+
+@evaluate.command('run')
 @_polite
-def evaluate(data:Data,
+def evaluate_run(data:Data,
     run:Annotated[Path, typer.Option('--run', help='run folder with a checkpoint.pt; results.json goes there')],
     objects:Objects=None, background_bias:BackgroundBias=None, context_bias:ContextBias=None,
     size:Size=None, seed:Seed=0, device:Device='auto'):
@@ -216,9 +230,12 @@ def _summary(results:dict) -> list[str]:
     if 'localization' in results: lines.append(f"mask IoU {results['localization']['mask_iou']:.3f}  box IoU {results['localization']['box_iou']:.3f}")
     return lines or [f"{results['test_images']} test images without labels: no accuracy can be measured (one folder a class would allow it)"]
 
-@app.command()
+report = typer.Typer(cls=_OrRun, no_args_is_help=True, rich_markup_mode=None, help="Pages and tables: 'oacl report RUN' for a pipeline's folder, or runs side by side.")
+app.add_typer(report, name='report')
+
+@report.command('run')
 @_polite
-def report(run:Annotated[Path, typer.Argument(help='folder of a pipeline')], device:Device='auto'):
+def report_run(run:Annotated[Path, typer.Argument(help='folder of a pipeline')], device:Device='auto'):
     "Write report.html and figures/ again from a pipeline's folder."
     from oacl.pipeline import write_report
     _say(f'report: {write_report(run, device=device)}')
@@ -245,6 +262,110 @@ def export_networks(run:Annotated[Path, typer.Argument(help='run folder with a c
     if out.exists() and not overwrite: raise RunError(f'{out} exists already: add --overwrite to replace it, or choose another --out')
     save_pretrained(out, loaded['networks'], loaded.get('info', {}), half=True)
     _say(f'{out}: {out.stat().st_size/1e6:.2f} MB')
+
+# %% ../nbs/23_cli.ipynb #bcf25e1c
+EvalSize = Annotated[int, typer.Option('--size', help='side of the images as the encoder sees them, in pixels', min=8)]
+EvalName = Annotated[str, typer.Argument(help='data set, one of oacl data list', metavar='NAME')]
+EvalRoot = Annotated[Path, typer.Argument(help="the data set's folder, or the one above it", metavar='ROOT')]
+EvalOut = Annotated[Optional[Path], typer.Option('--out', help='JSON file to write')]
+EvalCache = Annotated[Optional[Path], typer.Option('--cache', help='folder that keeps features')]
+Neighbours = Annotated[int, typer.Option('--k', help='neighbours that vote', min=1)]
+Temperature = Annotated[float, typer.Option(help='of the votes')]
+Batch = Annotated[int, typer.Option(help='images at a time', min=1)]
+Threads = Annotated[Optional[int], typer.Option('--workers', help='decoding threads; by default one a processor', min=1)]
+Most = Annotated[Optional[int], typer.Option(help='at most so many images; all when left out', min=2)]
+ClassHead = Annotated[Optional[str], typer.Option('--head', help="a classifier's checkpoint with 9 or 1000 outputs; by default a linear probe on ImageNet-9")]
+Wnids = Annotated[Optional[str], typer.Option(help='imagenet_class_index.json, LOC_synset_mapping.txt or an ImageNet folder')]
+EvalPrecision = Annotated[str, typer.Option('--precision', help='of the encoder: fp32, bf16, fp16, or auto (fp16 on a GPU)')]
+
+def _networks(checkpoint:str):
+    "Encoder and projector of a checkpoint file, of a run folder, or one that comes with oacl."
+    from oacl.encoders import load_pretrained
+    return load_pretrained(Path(checkpoint)/'checkpoint.pt' if Path(checkpoint).is_dir() else checkpoint)
+
+def _check_there(suite:str, root:Path, head:bool=False):
+    "Before anything is loaded: is the suite's data set there? If not, the expected tree and the first thing missing."
+    from oacl.core import DataError
+    from oacl.eval.suites import how_to_get, missing_parts, pick_suites
+    pick_suites([suite])
+    why = missing_parts(suite, root, head)
+    if why:
+        typer.echo(how_to_get({suite: why}))
+        raise DataError(why)
+
+def _told(suite:str, result:dict, out:Path|None):
+    "The figures of one suite as lines, and all of it as a file."
+    from oacl.eval.suites import figures_of
+    for one in figures_of(suite, result):
+        interval = '' if one.interval is None else f'  95% {one.interval[0]:.1f} to {one.interval[1]:.1f}'
+        typer.echo(f'{one.name:32} {one.value:6.2f}%{interval}  ({one.of})')
+    if result.get('note'): typer.echo(f"note: {result['note']}")
+    if out: write_json(out, result)
+
+@evaluate.command('probe')
+@_polite
+def evaluate_probes(name:EvalName, root:EvalRoot, checkpoint:Checkpoint='scenes', k:Neighbours=20, temperature:Temperature=.07, size:EvalSize=224,
+    batch_size:Batch=64, cache:EvalCache=None, out:EvalOut=None, workers:Threads=None, seed:Seed=0, device:Device='auto', precision:EvalPrecision='fp32'):
+    "k-NN and the linear probe (45 L2 weights, chosen on validation images) on a data set with classes."
+    from oacl.eval.probe import evaluate_probe
+    if name != 'folder': _check_there(f'probe/{name}', root)
+    encoder, _ = _networks(checkpoint)
+    _told(f'probe/{name}', evaluate_probe(encoder, name, root, k, temperature, size, seed=seed, cache=cache, batch_size=batch_size, workers=workers, device=device, precision=precision), out)
+
+@evaluate.command('localization')
+@_polite
+def evaluate_maps(name:EvalName, root:EvalRoot, checkpoint:Checkpoint='scenes', iters:Annotated[int, typer.Option(help='ContraCAM iterations', min=1)]=10,
+    upscale:Annotated[int, typer.Option(help='finer maps: 1, 2 or 4')]=2, most:Most=None, size:EvalSize=224, batch_size:Batch=32, out:EvalOut=None, workers:Threads=None,
+    device:Device='auto', precision:EvalPrecision='fp32'):
+    "ContraCAM's masks and boxes against the true ones: mask IoU, box IoU, CorLoc, pointing game, PxAP, MaxBoxAcc, MaxBoxAccV2, proposals."
+    from oacl.eval.localization import evaluate_localization
+    _check_there(f'localization/{name}', root)
+    _told(f'localization/{name}', evaluate_localization(*_networks(checkpoint), name, root, size, iters, upscale, most=most, batch_size=batch_size, workers=workers, device=device, precision=precision), out)
+
+def _one_suite(suite:str, root:Path, checkpoint:str, out, **settings):
+    "One suite of `oacl.eval.suites`."
+    from oacl.eval.suites import SUITES, Setting
+    _check_there(suite, root, bool(settings['head']))
+    _told(suite, SUITES[suite].run(Setting(*_networks(checkpoint), root, **settings)), out)
+
+@evaluate.command('backgrounds')
+@_polite
+def evaluate_backgrounds(root:EvalRoot, checkpoint:Checkpoint='scenes', head:ClassHead=None, adversarial:Annotated[bool, typer.Option('--adversarial', help='the challenge: every background behind every foreground')]=False,
+    most:Most=None, size:EvalSize=224, batch_size:Batch=64, cache:EvalCache=None, out:EvalOut=None, workers:Threads=None, seed:Seed=0, device:Device='auto', precision:EvalPrecision='fp32'):
+    "The Background Challenge's eight variants and the background gap, or its adversarial backgrounds."
+    _one_suite('adversarial' if adversarial else 'backgrounds', root, checkpoint, out, head=head, most=most, size=size, batch_size=batch_size, cache=cache, workers=workers, seed=seed, device=device, precision=precision)
+
+@evaluate.command('shift')
+@_polite
+def evaluate_shifts(name:Annotated[str, typer.Argument(help='sketch, stylized, r, c, objectnet or si-score', metavar='NAME')], root:Annotated[Path, typer.Argument(help='folder that holds the data sets', metavar='ROOT')],
+    checkpoint:Checkpoint='scenes', head:ClassHead=None, wnids:Wnids=None, size:EvalSize=224, batch_size:Batch=64, cache:EvalCache=None, out:EvalOut=None, workers:Threads=None, seed:Seed=0,
+    device:Device='auto', precision:EvalPrecision='fp32'):
+    "Nine superclasses under a distribution shift, with how many classes and images the official map keeps."
+    _one_suite(f'shift/{name}', root, checkpoint, out, head=head, wnids=wnids, size=size, batch_size=batch_size, cache=cache, workers=workers, seed=seed, device=device, precision=precision)
+
+@evaluate.command('all')
+@_polite
+def evaluate_everything(checkpoint:Checkpoint, data_root:Annotated[Path, typer.Option('--data-root', help='folder that holds the data sets under their official names')],
+    out:Annotated[Path, typer.Option('--out', help='folder for results.json, tables and plots')]=Path('runs/evaluation'),
+    suite:Annotated[Optional[list[str]], typer.Option(help='only this one or this group (probe, localization, backgrounds, adversarial, shift); several times for several')]=None,
+    k:Neighbours=20, temperature:Temperature=.07, size:EvalSize=224, iters:Annotated[int, typer.Option(help='ContraCAM iterations', min=1)]=10,
+    upscale:Annotated[int, typer.Option(help='finer maps: 1, 2 or 4')]=2, most:Most=None, head:ClassHead=None, wnids:Wnids=None, cache:EvalCache=None, batch_size:Batch=64, workers:Threads=None,
+    seed:Seed=0, device:Device='auto', precision:EvalPrecision='fp32',
+    overwrite:Annotated[bool, typer.Option('--overwrite', help='evaluate again what is in the folder')]=False):
+    "Every suite whose data are there; suites that are done are not done again."
+    from oacl.eval.suites import evaluate_all
+    path = Path(checkpoint)/'checkpoint.pt' if Path(checkpoint).is_dir() else checkpoint
+    evaluate_all(path, data_root, out, suite, overwrite, typer.echo, k=k, temperature=temperature, size=size, iters=iters, upscale=upscale, most=most, head=head, wnids=wnids,
+                 cache=cache or out/'features', batch_size=batch_size, workers=workers, seed=seed, device=device, precision=precision)
+    _say(f'results: {out}/results.json, results.md, results.tex, report.html (oacl data list NAME shows the layout of what was not found)')
+
+@report.command('compare')
+@_polite
+def report_compare(runs:Annotated[list[Path], typer.Argument(help='folders that oacl evaluate all wrote; the first is what the others are compared with', metavar='RUN…')],
+    out:Annotated[Optional[Path], typer.Option('--out', help='folder for comparison.md, comparison.tex, report.html')]=None):
+    "Runs side by side, with intervals and paired tests on the same images."
+    from oacl.eval.suites import write_comparison
+    typer.echo(write_comparison(runs, out), nl=False)
 
 # %% ../nbs/23_cli.ipynb #31ddda21
 @app.command()
@@ -320,6 +441,16 @@ def bench_training(data:Annotated[Optional[Path], typer.Option(help='folder of J
     "Training: overhead of a step; background mixup, files, lightly and one-stage training beside what they are compared with."
     from oacl.bench_training import PARTS, bench_training as measure
     typer.echo(measure(arch or 'resnet18', size, batch_size, method, precision, data, tuple(part or PARTS), rounds, device))
+
+# %% ../nbs/23_cli.ipynb #5dc5a4da
+@bench.command('probe')
+@_polite
+def bench_probe(rows:Annotated[int, typer.Option(help='features to fit', min=100)]=10_000, dim:Annotated[int, typer.Option(help='their length', min=2)]=512,
+    classes:Annotated[int, typer.Option(min=2)]=200, theirs:Annotated[int, typer.Option(help='weights of the 45 that scikit-learn fits; 0: none', min=0, max=45)]=45,
+    size:Annotated[int, typer.Option(help='of the images whose features are extracted', min=32)]=224, images:Annotated[int, typer.Option(help='how many', min=8)]=256, device:Device='auto'):
+    "The linear probe beside scikit-learn, extraction beside plain inference, MaxBoxAccV2 on 1,000 maps."
+    from oacl.bench import bench_probe as measure
+    typer.echo(measure(rows, dim, classes, theirs, size, images, device))
 
 # %% ../nbs/23_cli.ipynb #d1a7a002
 data = typer.Typer(no_args_is_help=True, help='Public data sets in their official layouts: list, check, make.')
