@@ -294,6 +294,7 @@ import ipywidgets as W
 STYLE = '''<style>
 .oacl-tile {border:2px solid transparent; border-radius:4px; padding:2px}
 .oacl-tile.oacl-looked {border-color:#0072B2}
+.oacl-tile .widget-html-content {font-size:11px; line-height:1.3; white-space:nowrap} .oacl-tile button {font-size:11px; line-height:22px}
 .oacl-tile img {width:100%; border-radius:3px; display:block}
 .oacl-numbers b {font-size:1.25em; font-variant-numeric:tabular-nums; margin-right:.15em} .oacl-numbers span {margin-right:1.4em; white-space:nowrap}
 .oacl-message {min-height:1.4em} .oacl-message p {margin:0; padding:.2em .6em; border-left:4px solid #D55E00; background:#D55E0018}
@@ -383,8 +384,8 @@ class Explorer(W.VBox):
         count = len(self.pictures)
         self.looked = min(getattr(self, 'looked', 0), count - 1)
         self.tiles = [W.Image(format='jpeg') for _ in range(count)]
-        self.toggles = [W.ToggleButton(True, description='negative', icon='check', tooltip='tell the other pictures from this one', layout=W.Layout(width='62%', height='24px')) for _ in range(count)]
-        self.looks = [W.Button(description='look', tooltip='show this picture in all views', layout=W.Layout(width='34%', height='24px')) for _ in range(count)]
+        self.toggles = [W.ToggleButton(True, description='negative', icon='check', tooltip='tell the other pictures from this one', layout=W.Layout(width='72%', height='24px', padding='0')) for _ in range(count)]
+        self.looks = [W.Button(icon='search', tooltip='show this picture in all views', layout=W.Layout(width='24%', height='24px', padding='0')) for _ in range(count)]
         self.captions = [W.HTML() for _ in range(count)]
         self.boxes = [W.VBox([tile, caption, W.HBox([toggle, look])]) for tile, caption, toggle, look in zip(self.tiles, self.captions, self.toggles, self.looks)]
         for box in self.boxes: box.add_class('oacl-tile')
@@ -538,7 +539,7 @@ class Explorer(W.VBox):
     def _draw(self) -> None:
         measured = [measure(self.pictures, cams, found.scores[min(self.step.value, len(found.scores)) - 1], self.threshold.value) for cams, found in zip(self.shown_cams(), self.results)]
         texts = captions_of(measured)
-        for tile, caption, pixels, text in zip(self.tiles, self.captions, self._tiles(), texts): tile.value, caption.value = _jpeg(pixels), f'<small>{text}</small>'
+        for tile, caption, pixels, text in zip(self.tiles, self.captions, self._tiles(), texts): tile.value, caption.value = _jpeg(pixels), text
         for row, box in enumerate(self.boxes): (box.add_class if row == self.looked else box.remove_class)('oacl-looked')
         self.numbers.value = ' &nbsp;|&nbsp; '.join(''.join(f'<span><b>{mean:.2f}</b> {name}</span>' for name, mean in _means(rows).items()) for rows in measured)
         near = slice(self.looked, self.looked + 1)
@@ -591,7 +592,7 @@ def captions_of(
     "The figure that says most: the overlap with the truth where it is known, else the area; and the score."
     texts = []
     for rows in zip(*measured):
-        texts.append('  |  '.join(f"IoU {row['mask IoU']:.2f}  score {row['score']:.2f}" if 'mask IoU' in row else f"area {100*row['area']:.0f}%  score {row['score']:.2f}" for row in rows))
+        texts.append('  |  '.join(f"IoU {row['mask IoU']:.2f}, score {row['score']:.1f}" if 'mask IoU' in row else f"area {100*row['area']:.0f}%, score {row['score']:.1f}" for row in rows))
     return texts
 
 def _means(rows:list[dict]) -> dict:
@@ -625,7 +626,7 @@ def explorer_notebook(
 ) -> Path:
     "Write a notebook that shows the explorer."
     arguments = [repr(str(folder))]*(folder is not None) + [f'checkpoint={str(checkpoint)!r}'] + [f'second={second!r}']*bool(second)
-    text = '# ContraCAM explorer\\n\\nMove a control and see what is found. Click *negative* under a picture to leave it out of those that the others are told from, *look* to see it in all views.'
+    text = '# ContraCAM explorer\\n\\nMove a control and see what is found. Click *negative* under a picture to leave it out of those that the others are told from, the magnifier to see it in all views.'
     cells = [dict(cell_type='markdown', id='explore1', metadata={}, source=text.replace('\\n', '\n')),
              dict(cell_type='code', id='explore2', metadata={}, execution_count=None, outputs=[], source=f"from oacl.explore import Explorer\nExplorer({', '.join(arguments)})")]
     notebook = dict(cells=cells, metadata=dict(kernelspec=dict(display_name='python3', language='python', name='python3')), nbformat=4, nbformat_minor=5)
