@@ -4,9 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'Data', 'Out', 'Resume', 'Overwrite', 'Device', 'Seed', 'Checkpoint', 'Objects', 'BackgroundBias',
-           'ContextBias', 'Method', 'Arch', 'Steps', 'BatchSize', 'Rate', 'Optimizer', 'Size', 'ViewSize', 'Precision',
-           'InferencePrecision', 'Iters', 'Upscale', 'bench', 'pretrain', 'localize', 'evaluate', 'report', 'inspect',
-           'export_networks', 'pipeline', 'demo', 'bench_scenes', 'bench_contracam', 'bench_world', 'main']
+           'ContextBias', 'Method', 'Arch', 'Widths', 'Temperature', 'CropScale', 'Steps', 'BatchSize', 'Rate',
+           'Optimizer', 'Size', 'ViewSize', 'Precision', 'InferencePrecision', 'Iters', 'Upscale', 'bench', 'data',
+           'make', 'DataName', 'Root', 'Split', 'Workers', 'pretrain', 'localize', 'evaluate', 'report', 'inspect',
+           'export_networks', 'pipeline', 'demo', 'bench_scenes', 'bench_contracam', 'bench_methods', 'bench_world',
+           'bench_training', 'data_list', 'data_check', 'data_miniature', 'make_crops', 'make_challenge', 'data_boxes',
+           'data_shards', 'bench_loading', 'main']
 
 # %% ../nbs/23_cli.ipynb #3abea6f3
 import functools, os, shlex, sys
@@ -27,19 +30,22 @@ Resume = Annotated[bool, typer.Option('--resume', help='continue what is in the 
 Overwrite = Annotated[bool, typer.Option('--overwrite', help='delete the run in the folder first')]
 Device = Annotated[str, typer.Option(help='auto, cpu, cuda, cuda:1, mps')]
 Seed = Annotated[int, typer.Option(help='of everything random', min=0)]
-Checkpoint = Annotated[str, typer.Option(help="checkpoint file, or 'scenes' for the one that comes with oacl")]
+Checkpoint = Annotated[str, typer.Option(help="checkpoint file, or 'photos' or 'scenes' for one that comes with oacl")]
 Objects = Annotated[Optional[int], typer.Option(help='scenes: objects in each, 1 to 4')]
 BackgroundBias = Annotated[Optional[float], typer.Option(help="scenes: probability that the background goes with the object's class")]
 ContextBias = Annotated[Optional[float], typer.Option(help="scenes: probability that the second object is the first one's partner")]
 Method = Annotated[Optional[str], typer.Option(help='simclr, moco or byol')]
-Arch = Annotated[Optional[str], typer.Option(help='resnet8, resnet18, resnet50, …')]
+Arch = Annotated[Optional[str], typer.Option(help='resnet8, patch_resnet, resnet18, resnet50, …')]
+Widths = Annotated[Optional[str], typer.Option(help="channels of resnet8's or patch_resnet's stages: 32,64,128,256")]
+Temperature = Annotated[Optional[float], typer.Option(help="of the loss's softmax (simclr, moco)")]
+CropScale = Annotated[Optional[float], typer.Option(help='least area of a crop, as a share of the image')]
 Steps = Annotated[Optional[int], typer.Option(help='optimiser updates')]
 BatchSize = Annotated[Optional[int], typer.Option(help='images a step')]
 Rate = Annotated[Optional[float], typer.Option('--lr', help='peak learning rate')]
 Optimizer = Annotated[Optional[str], typer.Option(help='adamw or sgd')]
 Size = Annotated[Optional[int], typer.Option(help='side of the images in memory, in pixels')]
 ViewSize = Annotated[Optional[int], typer.Option(help='side of the views, in pixels')]
-Precision = Annotated[Optional[str], typer.Option(help='of the encoder: auto, bf16, fp32')]
+Precision = Annotated[Optional[str], typer.Option(help='of the encoder: auto, bf16, fp16, fp32')]
 InferencePrecision = Annotated[Optional[str], typer.Option('--precision', help='of the encoder: fp32, bf16, fp16, or auto (fp16 on a GPU)')]
 Iters = Annotated[Optional[int], typer.Option(help='ContraCAM iterations')]
 Upscale = Annotated[Optional[int], typer.Option(help='finer maps: 1, 2 or 4')]
@@ -52,7 +58,7 @@ def _polite(command):
             if options.get('seed', 0) > 2**31 - 1: raise InputError(f"--seed {options['seed']} is too large: use at most {2**31 - 1}")
             return command(*args, **options)
         except OaclError as error:
-            typer.echo(f'oacl: {error}', err=True)
+            if int(os.environ.get('RANK', 0)) == 0: typer.echo(f'oacl: {error}', err=True)      # of several processes one is enough to say it
             raise typer.Exit(2) from error
         except KeyboardInterrupt as stop:
             again = 'with --resume continues' if 'resume' in options else 'starts again'
@@ -64,12 +70,24 @@ def _given(**options) -> dict:
     "The options that were given."
     return {name: value for name, value in options.items() if value is not None}
 
-def _overrides(method=None, arch=None, steps=None, batch_size=None, lr=None, optimizer=None, precision=None, size=None, view_size=None, iters=None, upscale=None) -> dict:
+def _whole_numbers(name:str, text:str) -> list[int]:
+    "A list such as 32,64,128."
+    try: numbers = [int(part) for part in text.split(',')]
+    except ValueError: numbers = []
+    if not numbers or min(numbers) < 1: raise InputError(f'{name} takes whole numbers from 1 on with commas between them, such as 32,64,128; got {text!r}')
+    return numbers
+
+def _overrides(method=None, arch=None, steps=None, batch_size=None, lr=None, optimizer=None, precision=None, size=None, view_size=None, iters=None, upscale=None,
+               widths=None, temperature=None, crop_scale=None) -> dict:
     "Options of the command line as overrides of the preset."
-    arch = None if arch is None else dict(arch=arch)
+    arch = None if arch is None and widths is None else dict(arch=arch or 'resnet8') | ({} if widths is None else dict(widths=_whole_numbers('--widths', widths)))
     own_head = {} if method in (None, 'simclr') else dict(options={})             # a method's own temperature, momentum and queue
     if method == 'moco': own_head['options'] = dict(queue_size=4096)
-    groups = dict(data=_given(size=size), views=_given(size=view_size), localize=_given(iters=iters, upscale=upscale), boxes=_given(iters=iters, upscale=upscale),
+    if temperature is not None:
+        if method == 'byol' or temperature <= 0: raise InputError(f'--temperature is above 0 and for simclr and moco, got {temperature} for {method or "simclr"}')
+        own_head['options'] = own_head.get('options', {}) | dict(temperature=temperature)
+    if crop_scale is not None and not 0 < crop_scale <= 1: raise InputError(f'--crop-scale is a share of the image, above 0 and at most 1, got {crop_scale}')
+    groups = dict(data=_given(size=size), views=_given(size=view_size, scale=None if crop_scale is None else (crop_scale, 1.)), localize=_given(iters=iters, upscale=upscale), boxes=_given(iters=iters, upscale=upscale),
                   train=_given(method=method, arch=arch, steps=steps, batch_size=batch_size, lr=lr, optimizer=optimizer, precision=precision) | own_head)
     return {name: group for name, group in groups.items() if group}
 
@@ -88,29 +106,63 @@ def _world(data:str, objects, background_bias, context_bias) -> dict:
 @app.command()
 @_polite
 def pretrain(data:Data, out:Out,
-    crop:Annotated[str, typer.Option(help='plain or object-aware (needs --boxes)')]='plain',
-    mix:Annotated[str, typer.Option(help='none or background (needs --masks)')]='none',
+    crop:Annotated[str, typer.Option(help='plain or object-aware (needs --boxes or --localize-every)')]='plain',
+    mix:Annotated[str, typer.Option(help='none, background (needs --masks or --localize-every), mixup or cutmix')]='none',
     boxes:Annotated[Optional[Path], typer.Option(help='boxes file that localize wrote')]=None,
     masks:Annotated[Optional[Path], typer.Option(help='masks folder that localize wrote')]=None,
+    strict:Annotated[bool, typer.Option('--strict', help='stop where an image has no boxes or mask, instead of training on it plainly')]=False,
+    mix_probability:Annotated[Optional[float], typer.Option(help='of background mixup', min=0, max=1)]=None,
+    mix_threshold:Annotated[Optional[float], typer.Option(help='of the maps, for the background-only picture', min=0, max=1)]=None,
+    mix_queue:Annotated[Optional[int], typer.Option(help='background-only pictures kept for images without one', min=1)]=None,
+    localize_every:Annotated[Optional[int], typer.Option(help='one-stage: look for the objects every so many steps, for --crop and --mix, or for both where neither is named', min=1)]=None,
+    localize_warmup:Annotated[Optional[int], typer.Option(help='plain steps before the first search; default: as many as between two', min=1)]=None,
     objects:Objects=None, background_bias:BackgroundBias=None, context_bias:ContextBias=None,
-    method:Method=None, arch:Arch=None, steps:Steps=None, batch_size:BatchSize=None, lr:Rate=None, optimizer:Optimizer=None, precision:Precision=None,
-    size:Size=None, view_size:ViewSize=None, seed:Seed=0, device:Device='auto', resume:Resume=False, overwrite:Overwrite=False):
-    "Train a contrastive model: plain, or with the object-aware augmentations."
-    from oacl.masks import load_boxes
-    from oacl.pipeline import check_folder, check_pretraining, prepare_folder, pretrain as run, stored_masks
-    for name, value, choices in (('crop', crop, ('plain', 'object-aware')), ('mix', mix, ('none', 'background'))):
-        if value not in choices: raise InputError(f"unknown --{name} {value!r}: use {' or '.join(choices)}")
-    if crop == 'object-aware' and boxes is None: raise InputError('--crop object-aware needs the objects: add --boxes RUN/boxes.txt (oacl localize writes it)')
-    if mix == 'background' and masks is None: raise InputError('--mix background needs the objects: add --masks RUN/masks (oacl localize writes them)')
-    overrides = _overrides(method, arch, steps, batch_size, lr, optimizer, precision, size, view_size)
-    check_folder(out, resume, overwrite, data)
-    splits, settings = _train_part(data, overrides, _world(data, objects, background_bias, context_bias), seed)
-    check_pretraining(splits.train, settings, device)
-    boxes = load_boxes(boxes, splits.train.ids) if crop == 'object-aware' else None
-    masks = stored_masks(masks, splits.train) if mix == 'background' else None
-    prepare_folder(out, resume, overwrite, data)                        # the last thing that can refuse, because it may delete
-    run(splits.train, out, settings, boxes, masks, seed, device, resume, info=dict(command=_command_line(), data=data))
-    _say(f'trained on {len(splits.train)} images: {out}/checkpoint.pt', splits.train.broken)
+    method:Method=None, arch:Arch=None, widths:Widths=None, temperature:Temperature=None, steps:Steps=None, batch_size:BatchSize=None, lr:Rate=None,
+    base_lr:Annotated[Optional[float], typer.Option(help='peak learning rate for a batch of 256, scaled to the batch')]=None,
+    weight_decay:Annotated[Optional[float], typer.Option(help='published: 1e-4')]=None,
+    warmup:Annotated[Optional[int], typer.Option(help='steps until the peak of the learning rate')]=None,
+    optimizer:Optimizer=None, precision:Precision=None, size:Size=None, view_size:ViewSize=None, crop_scale:CropScale=None,
+    accumulate:Annotated[int, typer.Option(help='parts of a batch, computed one after the other')]=1,
+    compile:Annotated[bool, typer.Option('--compile', help='torch.compile the encoder')]=False,
+    stream:Annotated[bool, typer.Option('--stream', help='read photographs from disk while training, instead of keeping them in memory')]=False,
+    cache:Annotated[Optional[Path], typer.Option(help='folder for decoded photographs, with --stream')]=None,
+    knn_every:Annotated[int, typer.Option(help='steps between two k-NN accuracies of training images; 0: none', min=0)]=0,
+    keep:Annotated[int, typer.Option(help='checkpoints to keep; with 2 or more also the best', min=1)]=1,
+    tensorboard:Annotated[bool, typer.Option('--tensorboard', help='also log to TensorBoard')]=False,
+    seed:Seed=0, device:Device='auto', resume:Resume=False,
+    force:Annotated[bool, typer.Option('--force', help='with --resume: go on although settings differ')]=False, overwrite:Overwrite=False):
+    "Train a contrastive model: plain, with the object-aware augmentations, or one-stage; also with torchrun -m oacl pretrain."
+    from oacl.pipeline import check_folder, check_pretraining, from_disk, in_memory, one_stage, prepare_folder, pretrain as run
+    from oacl.processes import Processes
+    _check_augmentations(crop, mix, boxes, masks, localize_every)
+    overrides = _overrides(method, arch, steps, batch_size, lr, optimizer, precision, size, view_size, widths=widths, temperature=temperature, crop_scale=crop_scale)
+    overrides.setdefault('views', {}).update(_given(mix=mix_probability, threshold=mix_threshold, queue_size=mix_queue, mixing=mix if mix in ('mixup', 'cutmix') else None))
+    overrides.setdefault('train', {}).update(_given(base_lr=base_lr, weight_decay=weight_decay, warmup=warmup))
+    with Processes() as here:
+        resume = resume or here.restarted
+        here.first(lambda: check_folder(out, resume, overwrite, data))
+        objects_from = dict(boxes=boxes if crop == 'object-aware' and not localize_every else None, masks=masks if mix == 'background' and not localize_every else None, strict=strict)
+        if stream: pictures, settings = from_disk(data, overrides, seed, cache, **objects_from)
+        else:
+            splits, settings = _train_part(data, overrides, _world(data, objects, background_bias, context_bias), seed)
+            pictures = in_memory(splits.train, **objects_from)
+        loop = dict(accumulate=accumulate, knn_every=knn_every, labels=pictures.labels)
+        check_pretraining(pictures, settings, device, here.count, **loop)
+        search = one_stage(settings, localize_every, localize_warmup, crop == 'object-aware', mix == 'background') if localize_every else None
+        here.first(lambda: str(prepare_folder(out, resume, overwrite, data)))              # the last thing that can refuse, because it may delete
+        run(pictures, out, settings, seed=seed, device=device, resume=resume, info=dict(command=_command_line(), data=data), accumulate=accumulate, knn_every=knn_every, compile=compile,
+            keep=keep, tensorboard=tensorboard, force=force, one_stage=search, here=here)
+        if here.rank > 0: return
+        _say(f'trained on {len(pictures)} images: {out}/checkpoint.pt', list(dict(pictures.broken).items()))
+        for note in pictures.notes: typer.echo(note, err=True)
+
+def _check_augmentations(crop:str, mix:str, boxes, masks, localize_every) -> None:
+    "Refuse augmentations that do not exist or have nothing to work with."
+    for name, value, choices in (('crop', crop, ('plain', 'object-aware')), ('mix', mix, ('none', 'background', 'mixup', 'cutmix'))):
+        if value not in choices: raise InputError(f"unknown --{name} {value!r}: use {', '.join(choices[:-1])} or {choices[-1]}")
+    if localize_every: return
+    if crop == 'object-aware' and boxes is None: raise InputError('--crop object-aware needs the objects: add --boxes RUN/boxes.txt (oacl localize writes it), or --localize-every')
+    if mix == 'background' and masks is None: raise InputError('--mix background needs the objects: add --masks RUN/masks (oacl localize writes them), or --localize-every')
 
 @app.command()
 @_polite
@@ -173,7 +225,7 @@ def report(run:Annotated[Path, typer.Argument(help='folder of a pipeline')], dev
 
 @app.command()
 @_polite
-def inspect(checkpoint:Annotated[str, typer.Argument(help="a checkpoint file of oacl or of anybody else, or 'scenes'")],
+def inspect(checkpoint:Annotated[str, typer.Argument(help="a checkpoint file of oacl or of anybody else, or 'photos' or 'scenes'")],
     arch:Annotated[Optional[str], typer.Option(help='what the encoder is, where its tensors do not tell')]=None,
     layout:Annotated[Optional[str], typer.Option(help='whose layout it is, where its names do not tell')]=None):
     "What a checkpoint holds: whose it is, the encoder, the projector, and what is missing or left out. Nothing in it is run."
@@ -241,6 +293,14 @@ def bench_contracam(arch:Arch=None, size:Annotated[int, typer.Option(help='of th
     from oacl.bench import bench_contracam as measure
     typer.echo(measure(arch or 'resnet18', size, batch_size, upscale, rounds, compile=compile, device=device))
 
+@bench.command('methods')
+@_polite
+def bench_methods(out:Out=Path('runs/methods'), seeds:Annotated[int, typer.Option(min=1)]=3, steps:Annotated[int, typer.Option(help='of each training')]=150,
+    scenes:Annotated[int, typer.Option(help='to train on')]=1500, device:Device='auto', resume:Resume=False):
+    "Every method with every augmentation on the embedded world: a table."
+    from oacl.comparison import compare_methods
+    typer.echo(compare_methods(out, seeds=seeds, steps=steps, scenes=scenes, device=device, resume=resume))
+
 @bench.command('world')
 @_polite
 def bench_world(out:Out=Path('runs/world'), seeds:Annotated[int, typer.Option(min=1)]=5, device:Device='auto', resume:Resume=False, overwrite:Overwrite=False, steps:Steps=None):
@@ -248,6 +308,126 @@ def bench_world(out:Out=Path('runs/world'), seeds:Annotated[int, typer.Option(mi
     from oacl.pipeline import claims_table, run_demo
     run_demo(out, seeds=seeds, ceiling=True, device=device, resume=resume, overwrite=overwrite, steps=steps, first_seed=100)     # no setting was chosen on these
     typer.echo(claims_table(out))
+
+# %% ../nbs/23_cli.ipynb #9d2c60f7
+@bench.command('training')
+@_polite
+def bench_training(data:Annotated[Optional[Path], typer.Option(help='folder of JPEG files to read; some are written when left out')]=None, arch:Arch=None,
+    size:Annotated[int, typer.Option(help='of the views, in pixels', min=8)]=224, batch_size:Annotated[int, typer.Option(help='images a step', min=2)]=32,
+    method:Annotated[str, typer.Option(help='whose step is taken apart: simclr, moco or byol')]='moco', precision:Precision='auto',
+    part:Annotated[Optional[list[str]], typer.Option(help='what to measure, several times for several: mixup, step, disk, lightly, one-stage; all when left out')]=None,
+    rounds:Annotated[int, typer.Option(help='how often each is measured', min=1)]=3, device:Device='auto'):
+    "Training: overhead of a step; background mixup, files, lightly and one-stage training beside what they are compared with."
+    from oacl.bench_training import PARTS, bench_training as measure
+    typer.echo(measure(arch or 'resnet18', size, batch_size, method, precision, data, tuple(part or PARTS), rounds, device))
+
+# %% ../nbs/23_cli.ipynb #d1a7a002
+data = typer.Typer(no_args_is_help=True, help='Public data sets in their official layouts: list, check, make.')
+make = typer.Typer(no_args_is_help=True, help='Data sets that are made from others.')
+app.add_typer(data, name='data')
+data.add_typer(make, name='make')
+
+DataName = Annotated[str, typer.Argument(help='one of oacl data list', metavar='NAME')]
+Root = Annotated[Path, typer.Argument(help="the data set's folder, or the one above it", metavar='ROOT')]
+Split = Annotated[str, typer.Option(help='which part of it')]
+Workers = Annotated[Optional[int], typer.Option(help='threads; by default one a processor', min=1)]
+
+@data.command('list')
+@_polite
+def data_list(name:Annotated[Optional[str], typer.Argument(help='show the layout of this one', metavar='NAME')]=None):
+    "The data sets that can be read, or the layout of one."
+    from oacl.datasets import LAYOUTS, layout_text
+    if name is not None: return typer.echo(layout_text(name))
+    for name, layout in LAYOUTS.items(): typer.echo(f'{name:<22}{layout.title}: {", ".join(layout.splits[:8])}{f", … ({len(layout.splits)})" if len(layout.splits) > 8 else ""}')
+
+@data.command('check')
+@_polite
+def data_check(name:DataName, root:Root,
+    split:Annotated[Optional[str], typer.Option(help='only this part')]=None,
+    download:Annotated[bool, typer.Option('--download', help='fetch it first with torchvision, where that can; ROOT is the folder above')]=False):
+    "Is a data set there, whole and readable? Names what is missing, and shows the layout that was expected."
+    from oacl.datasets import check_dataset, count_splits, download_dataset
+    if download: download_dataset(name, root)
+    home = check_dataset(name, root, split)
+    typer.echo(f'{name} in {home}')
+    for part, images, official, found in count_splits(name, root, [split] if split else None):
+        known = [f'{len(found.classes)} classes' if found.labels is not None else 'no labels'] + ['masks']*found.has_masks + ['boxes']*found.has_boxes
+        typer.echo(f'{part:>22}  {images:>9,} images{"" if official in (None, images) else f" of {official:,}"}, {", ".join(known)}{f"; {found.note}" if found.note else ""}')
+
+@data.command('miniature')
+@_polite
+def data_miniature(name:DataName, out:Annotated[Path, typer.Argument(help='the folder above its own', metavar='OUT')],
+    per_class:Annotated[int, typer.Option(help='images of each class in each part')]=2,
+    size:Annotated[int, typer.Option(help='longer side, in pixels', min=16)]=64,
+    classes:Annotated[Optional[int], typer.Option(help='number of classes')]=None, seed:Seed=0):
+    "Write a tiny data set in the official layout, with pictures of the embedded world."
+    from oacl.datasets import write_miniature
+    _say(f'{name}: {write_miniature(name, out, per_class, size, seed, classes)}')
+
+@make.command('coco-crop')
+@_polite
+def make_crops(root:Root,
+    out:Annotated[Optional[Path], typer.Option('--out', help="folder to write; by default objects/ in COCO's")]=None,
+    margin:Annotated[float, typer.Option(help="of a box, as a share of its sides", min=0.)]=.2,
+    least:Annotated[float, typer.Option(help='smallest area of an object, as a share of its image', min=0., max=1.)]=.01,
+    size:Annotated[int, typer.Option(help='shorter side of the crops, in pixels', min=1)]=256, workers:Workers=None):
+    "COCO-Crop: single objects cut out of COCO; run again, it goes on where it stopped."
+    from oacl.derived import make_coco_crop
+    made = make_coco_crop(root, out, margin=margin, least=least, size=size, workers=workers)
+    _say('\n'.join(f"{split}: {part['crops']} crops from {part['images']} images" for split, part in made.items()), [one for part in made.values() for one in part['broken']])
+
+@make.command('background-challenge')
+@_polite
+def make_challenge(name:DataName, root:Root, out:Annotated[Path, typer.Option('--out', help='folder to write')], split:Split='test',
+    masks:Annotated[Optional[Path], typer.Option(help='masks folder to use instead of its own (oacl localize writes one)')]=None,
+    size:Annotated[int, typer.Option(help='side of the images, in pixels', min=16)]=224,
+    least:Annotated[float, typer.Option(help='smallest area of an object, as a share of its image', min=0., max=1.)]=.01,
+    seed:Seed=0, workers:Workers=None):
+    "The Background Challenge's eight variants of any data set with labels and masks; run again, it goes on where it stopped."
+    from oacl.datasets import open_dataset
+    from oacl.derived import make_background_challenge
+    made = make_background_challenge(open_dataset(name, root, split), out, size, masks, least, seed, workers)
+    _say(f"8 variants of {made['images']} images: {out} ({len(made['left_out'])} left out: no object, or nothing beside it)", made['broken'])
+
+@data.command('boxes')
+@_polite
+def data_boxes(name:DataName, root:Root, out:Annotated[Path, typer.Option('--out', help='boxes file to write')], split:Split='train',
+    margin:Annotated[float, typer.Option(help="of a box, as a share of its sides", min=0.)]=.2,
+    least:Annotated[float, typer.Option(help='smallest area of a box, as a share of its image', min=0., max=1.)]=.01):
+    "The true boxes of a data set as a boxes file: the ceiling of the object-aware crop."
+    from oacl.datasets import open_dataset
+    from oacl.derived import true_boxes
+    from oacl.masks import save_boxes
+    if out.exists(): raise RunError(f'{out} exists already: choose another --out or remove it')
+    found = open_dataset(name, root, split)
+    boxes = true_boxes(found, margin, least)
+    save_boxes(out, found.ids, boxes)
+    _say(f'{sum(map(len, boxes))} boxes in {len(found)} images: {out}')
+
+@data.command('shards')
+@_polite
+def data_shards(folder:Annotated[Path, typer.Argument(help='folder of images', metavar='FOLDER')], out:Annotated[Path, typer.Option('--out', help='folder to write')],
+    per_shard:Annotated[int, typer.Option(help='images in each', min=1)]=1000,
+    boxes:Annotated[Optional[Path], typer.Option(help='boxes file to put in')]=None, masks:Annotated[Optional[Path], typer.Option(help='masks folder to put in')]=None,
+    seed:Seed=0, workers:Workers=None):
+    "Write a folder of images as tar shards, in random order (pip install oacl[shards]); run again, it goes on where it stopped."
+    from oacl.data import find_images
+    from oacl.loading import write_shards
+    found = find_images(folder)
+    _say(f'{len(found)} images in {len(write_shards(found, out, per_shard, boxes, masks, seed, workers))} shards: {out}')
+
+@bench.command('loading')
+@_polite
+def bench_loading(folder:Annotated[Path, typer.Argument(help='folder of images', metavar='FOLDER')], size:Annotated[int, typer.Option(help='side of the squares, in pixels')]=224,
+    batch_size:Annotated[int, typer.Option(help='images a batch', min=1)]=32, batches:Annotated[int, typer.Option(help='batches a measurement', min=1)]=6, workers:Workers=None, device:Device='auto'):
+    "Images a second from file to batch: decoders, threads, processes and the cache, side by side."
+    from oacl.bench import conditions
+    from oacl.core import pick_device
+    from oacl.data import find_images
+    from oacl.loading import loading_speed
+    rates = loading_speed(find_images(folder), size, batch_size, batches, workers, device=pick_device(device))
+    typer.echo(f'{conditions(pick_device(device))}; {size} px, batches of {batch_size}')
+    for way, rate in rates.items(): typer.echo(f"{way:>10}  {rate:9,.1f} images/s  {rate/rates['memory']:6.1%} of memory")
 
 # %% ../nbs/23_cli.ipynb #db1b0604
 def _say(text:str, broken=()) -> None:

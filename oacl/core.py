@@ -106,12 +106,12 @@ def pick_device(
 
 # %% ../nbs/00_core.ipynb #0d3f338f
 def pick_precision(
-    name:str, # 'auto', 'bf16', 'fp32'
+    name:str, # 'auto', 'bf16', 'fp16', 'fp32'
     device:torch.device, # where it runs
 ) -> torch.dtype|None: # for autocast; None is full precision. Raises InputError for an unknown name
     "bfloat16 where the hardware multiplies it, unless told otherwise."
-    if name not in ('auto', 'bf16', 'fp32'): raise InputError(f"unknown precision {name!r}: use auto, bf16 or fp32")
+    if name not in ('auto', 'bf16', 'fp16', 'fp32'): raise InputError(f"unknown precision {name!r}: use auto, bf16, fp16 or fp32")
     if name == 'auto':
         has = getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)
         name = 'bf16' if (torch.cuda.is_bf16_supported(including_emulation=False) if device.type == 'cuda' else device.type == 'cpu' and has()) else 'fp32'
-    return torch.bfloat16 if name == 'bf16' else None
+    return dict(bf16=torch.bfloat16, fp16=torch.float16).get(name)

@@ -14,22 +14,24 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from .backbones import Encoder, RESNETS, ResidualBlock, as_encoder, from_resnet, resnet8, with_finer_map
-from .checkpoints import _networks, _ours, _read, flat_tensors, library_model, load_checkpoint
+from .backbones import Encoder, RESNETS, ResidualBlock, as_encoder, from_resnet, patch_resnet, resnet8, with_finer_map
+from .checkpoints import _networks, _ours, _read, flat_tensors, library_model, load_checkpoint, shipped_weights
 from .core import CheckpointError, InputError, atomic_write
 
 # %% ../nbs/02_encoders.ipynb #a7c6aac3
 _FILES = ('.pt', '.pth', '.ckpt', '.tar', '.bin', '.safetensors')
+_OURS = dict(resnet8=resnet8, patch_resnet=patch_resnet)
 
 def encoder(
-    arch:str='resnet18', # 'resnet8', the name of one of torchvision's classifiers, or 'timm:NAME'
-    weights:str|None=None, # None: random; 'scenes' or a checkpoint file of any known layout; else the name of the library's weights
+    arch:str='resnet18', # 'resnet8', 'patch_resnet', the name of one of torchvision's classifiers, or 'timm:NAME'
+    weights:str|None=None, # None: random; 'photos', 'scenes' or a checkpoint file of any known layout; else the name of the library's weights
     stem:str='usual', # 'small': 3x3 stem without stride or pooling, for pictures of about 32 px (RESNETS)
-    widths:tuple[int,...]=(24, 48, 192), # channels of resnet8's stages
+    **shape, # widths of resnet8; widths, blocks, patch and padding of patch_resnet
 ) -> nn.Module: # with .features, .dim; raises InputError for an unknown architecture
     "An encoder by name."
-    if weights == 'scenes' or (weights and Path(weights).suffix in _FILES): return load_pretrained(weights)[0]
-    if arch == 'resnet8': return resnet8(tuple(widths))
+    if weights in shipped_weights() or (weights and Path(weights).suffix in _FILES): return load_pretrained(weights)[0]
+    if arch in _OURS: return _OURS[arch](**{name: tuple(value) if name == 'widths' else value for name, value in shape.items()})
+    if shape: raise InputError(f"{', '.join(shape)} is for {' and '.join(_OURS)}, not for {arch!r}")
     if stem == 'small' and arch not in RESNETS: raise InputError(f"stem='small' is for {', '.join(RESNETS)}, not for {arch!r}")
     model = library_model(arch, weights)
     if stem == 'small': model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
@@ -83,7 +85,7 @@ def save_pretrained(
     return atomic_write(path, lambda file: torch.save(dict(format='oacl', networks=state, info=info), file))
 
 def load_pretrained(
-    path:str|Path, # a checkpoint file of oacl or of any layout that `oacl.checkpoints` knows, or 'scenes' for the one that comes with the package
+    path:str|Path, # a checkpoint file of oacl or of any layout that `oacl.checkpoints` knows, or 'photos' or 'scenes': `shipped_weights`
     arch:str|None=None, # of a foreign checkpoint: 'timm:NAME' or a name of torchvision; None: from its tensors
     layout:str|None=None, # of a foreign checkpoint: name of a row of `oacl.checkpoints.LAYOUTS`; None: the first that fits
     mean=None, # of the colours a foreign encoder was trained with; None: ImageNet's

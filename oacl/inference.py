@@ -12,7 +12,7 @@ import torch
 import torch.fx.experimental.optimization
 from torch import Tensor, nn
 
-from .backbones import with_finer_map
+from .backbones import evaluating, with_finer_map
 from .core import InputError
 
 # %% ../nbs/02_inference.ipynb #5a802600
@@ -49,7 +49,7 @@ class FastEncoder(nn.Module):
         self.dim, self.device = encoder.dim, next(encoder.parameters()).device
         self.precision = _inference_precision(precision, self.device)
         self.dtype = PRECISIONS[self.precision]
-        network, self.folded = fold_batch_norms(_Features(encoder).eval())
+        with evaluating(encoder): network, self.folded = fold_batch_norms(_Features(encoder).eval())
         network = network.requires_grad_(False).to(memory_format=torch.channels_last)
         self.network = torch.compile(network, options=dict(freezing=True) if self.device.type == 'cpu' else None) if compile else network
         self.sources = [encoder]                             # in a list, so that it is no submodule: its weights belong to somebody else

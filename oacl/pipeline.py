@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SCENES', 'PAIRS', 'PHOTOS', 'LEAD', 'WORLDS', 'Source', 'scenes_source', 'folder_source', 'settings_for',
-           'check_folder', 'prepare_folder', 'pretrain', 'check_pretraining', 'stored_masks', 'find_maps', 'localize',
-           'localize_folder', 'Splits', 'open_scenes', 'open_folder', 'evaluate', 'run_pipeline', 'open_data',
-           'localize_data', 'model_folder', 'seeds_of', 'models_of', 'true_boxes_and_masks', 'broken_files',
-           'write_report', 'run_demo', 'claims_table', 'scenes_per_second']
+           'check_folder', 'prepare_folder', 'in_memory', 'from_disk', 'one_stage', 'pretrain', 'check_pretraining',
+           'stored_masks', 'find_maps', 'localize', 'localize_folder', 'Splits', 'open_scenes', 'open_folder',
+           'evaluate', 'run_pipeline', 'open_data', 'localize_data', 'model_folder', 'seeds_of', 'models_of',
+           'true_boxes_and_masks', 'broken_files', 'write_report', 'run_demo', 'claims_table', 'scenes_per_second']
 
 # %% ../nbs/20_pipeline.ipynb #a1743860
 import shutil, time
@@ -26,8 +26,10 @@ from .eval.backgrounds import background_gap, crop_accuracy, variant_accuracy
 from .eval.localization import best_threshold, mean_box_iou, mean_mask_iou
 from .eval.probe import extract_features, knn_accuracy, linear_probe, nearest_neighbours
 from .geometry import crop_boxes, enlarge_boxes
+from .loading import DiskData, _absent_masks
 from .localize import Photos, Pixels, localize as localize_pictures
 from .masks import load_boxes, load_masks, mask_paths, mask_to_boxes
+from .onestage import OneStage, maps_of
 from .report import (Section, augmentation_grid, background_gap as background_gap_of, confusion_heatmap, crops_bars, format_score, gap_plot, headline,
                          html_table, localisation_grid, loss_curves, neighbours_grid, save_report, time_bars, variant_bars, variant_names)
 from .scenes import CLASSES, Scenes, make_scenes
@@ -165,12 +167,65 @@ def prepare_folder(
     return folder
 
 # %% ../nbs/20_pipeline.ipynb #6f03c07e
-def pretrain(
+def in_memory(
     source:Source, # what to learn from
-    folder:str|Path, # the run's folder
-    settings:dict, # of `settings_for`
     boxes:str|Path|dict|None=None, # boxes file, or id -> (K,4): object-aware crop
     masks:str|Path|Tensor|None=None, # masks folder, or uint8 (N,1,S,S): background mixup
+    strict:bool=False, # stop at the first image without boxes or mask
+) -> TrainingData: # with `notes` of what is missing and `broken` files; raises DataError
+    "A source and its objects, to train on."
+    table, notes = None, []
+    if boxes is not None:
+        boxes = load_boxes(boxes, source.ids if strict else None) if isinstance(boxes, (str, Path)) else boxes
+        absent = [id for id in source.ids if id not in boxes]
+        if len(absent) == len(source): raise DataError(f'the boxes are of other images: none belongs to {source.ids[0]!r} or the {len(source) - 1} others; localize these')
+        notes += _note(absent, len(source), 'boxes')
+        table = [boxes.get(id, torch.zeros(0, 4)) for id in source.ids]
+    if isinstance(masks, (str, Path)):
+        absent = [] if strict else _absent_masks(Path(masks), source.ids)
+        notes += _note(absent, len(source), 'mask')
+        masks = stored_masks(masks, source, absent)
+    data = TrainingData(source.images, table, masks, source.aspect, source.labels)
+    data.notes, data.broken = notes, source.broken
+    return data
+
+def _note(absent:list, count:int, what:str) -> list[str]:
+    "What to say of images that lack something."
+    return [f'{len(absent)} of {count} images have no {what} and are trained on plainly, first {absent[0]}'] if absent else []
+
+def from_disk(
+    folder:str|Path, # of photographs
+    overrides:dict, # settings that differ from the preset, see `settings_for`
+    seed:int=0, # of the split, where the folder has none
+    cache:str|Path|None=None, # folder for decoded photographs
+    boxes:str|Path|None=None, # boxes file: object-aware crop
+    masks:str|Path|None=None, # masks folder: background mixup
+    strict:bool=False, # stop at the first image without boxes or mask
+) -> tuple[DiskData,dict]: # data with `notes`, and the settings; raises DataError
+    "The training part of a folder, read while it is needed, for folders that do not fit into memory."
+    if str(folder) == 'scenes': raise InputError('scenes are drawn in memory: use --stream with a folder of photographs')
+    images = split_images(find_images(folder), seed=seed)[0]
+    settings = settings_for(images, **overrides)
+    data = DiskData(images, settings['data']['size'], boxes, masks, cache=cache, strict=strict)
+    data.notes = _note(data.without_boxes, len(data), 'boxes') + _note(data.without_mask, len(data), 'mask')
+    return data, settings
+
+def one_stage(
+    settings:dict, # of `settings_for`
+    every:int, # steps between two searches
+    warmup:int|None=None, # plain steps before the first; None: as many
+    crop:bool=False, # feed the object-aware crop
+    mix:bool=False, # feed background mixup; where neither is asked for, both are fed
+) -> OneStage:
+    "One-stage training with the preset's way of finding objects."
+    return OneStage(every, warmup or every, crop or not mix, mix or not crop, **settings['localize'], extract=settings['extract'])
+
+def pretrain(
+    source, # what to learn from: a `Source`, or training data such as `in_memory` and `from_disk` give
+    folder:str|Path, # the run's folder
+    settings:dict, # of `settings_for`
+    boxes:str|Path|dict|None=None, # of a Source: boxes file, or id -> (K,4): object-aware crop
+    masks:str|Path|Tensor|None=None, # of a Source: masks folder, or uint8 (N,1,S,S): background mixup
     seed:int=0, # of everything random
     device:str='auto', # see `oacl.core.pick_device`
     resume:bool=False, # continue from the folder's checkpoint
@@ -179,27 +234,33 @@ def pretrain(
     **loop, # further arguments of `oacl.train.train`
 ) -> nn.Module: # the trained method, on the CPU, in eval mode
     "Train a model on a source; plain without boxes and masks."
-    if isinstance(boxes, (str, Path)): boxes = load_boxes(boxes, source.ids)
-    if isinstance(masks, (str, Path)): masks = stored_masks(masks, source)
-    data = TrainingData(source.images, None if boxes is None else [boxes[id] for id in source.ids], masks, source.aspect)
+    data = in_memory(source, boxes, masks, strict=True) if isinstance(source, Source) else source
     return train(data, folder, views=TwoViews(**settings['views']), seed=seed, device=device, resume=resume, info=info, desc=desc, **settings['train'] | loop)
 
 def check_pretraining(
-    source:Source, # what to learn from
+    data, # what to learn from: a `Source` or training data
     settings:dict, # of `settings_for`
     device:str='auto', # see `oacl.core.pick_device`
+    processes:int=1, # that share the work
+    **more, # further arguments of `oacl.train.check_training`
 ) -> None: # raises InputError
     "Refuse settings that cannot work, before anything is written or deleted."
-    known = {k: v for k, v in settings['train'].items() if k not in ('lr', 'weight_decay', 'warmup')}
-    check_training(source.images, views=TwoViews(**settings['views']), device=device, **known)
+    known = {k: v for k, v in settings['train'].items() if k not in ('lr', 'base_lr', 'weight_decay', 'warmup')}
+    side = data.images.shape[-1] if isinstance(data, Source) else data.size
+    check_training(len(data), side, views=TwoViews(**settings['views']), device=device, processes=processes, **known | more)
 
 def stored_masks(
     folder:str|Path, # masks folder
     source:Source, # whose images
+    absent=(), # ids that are known to have no mask: all of such an image is kept
 ) -> Tensor: # uint8 (N,1,S,S); raises DataError when one is missing
     "The masks of a source's images, squeezed like the images."
-    parts = [source.ids[i:i + 256] for i in range(0, len(source), 256)]
-    return torch.cat([(load_masks(folder, part, source.images.shape[-1], fit='squeeze')*255).round().byte() for part in progress(parts, 'reading masks')])
+    side, absent = source.images.shape[-1], set(absent)
+    maps = torch.full((len(source), 1, side, side), 255, dtype=torch.uint8)
+    rows = torch.tensor([row for row, id in enumerate(source.ids) if id not in absent], dtype=torch.int64)
+    for part in progress(rows.split(256), 'reading masks'):
+        maps[part] = (load_masks(folder, [source.ids[row] for row in part], side, fit='squeeze')*255).round().byte()
+    return maps
 
 # %% ../nbs/20_pipeline.ipynb #e43ba819
 def find_maps(
@@ -221,12 +282,10 @@ def find_maps(
     chosen = _bank_order(pool)[:bank_size]
     if len(chosen) < 2: raise InputError('ContraCAM tells images from each other: it needs at least two')
     bank, colour = embedding_bank(encoder, projector, pool.images[chosen])
-    maps = []
-    for rows in progress(torch.arange(len(source)).split(batch_size), desc):
-        exclude = (rows[:, None] == chosen[None]).to(target) if own else None
-        cams = contracam(encoder, projector, source.floats(rows).to(target), iters, upscale, negatives=bank, fill=colour, exclude=exclude)
-        maps.append((cams*255).round().byte().cpu())
-    return torch.cat(maps)
+    parts = torch.arange(len(source)).split(batch_size)
+    batches = (dict(images=source.floats(rows).to(target), rows=rows) for rows in parts)
+    found = maps_of(encoder, projector, batches, bank, colour, chosen if own else None, iters, upscale)
+    return torch.cat([maps.cpu() for maps in progress(found, desc, len(parts))])
 
 def _bank_order(source:Source) -> Tensor:
     "Rows of a source in a random order that is always the same; the first few make the bank."
@@ -617,11 +676,11 @@ def _augmentation_section(part:_Part, world:str) -> list[Section]:
     possible = background_only(some.floats(), stored_masks(run/'masks', some).float()/255, views.threshold)[1] if mixed else torch.ones(len(some), dtype=torch.bool)
     few = some.subset(torch.argsort(possible.int(), descending=True, stable=True)[:5])        # pictures that have a background-only picture first
     images = few.floats()
-    shown = dict(plain_views=views(images, aspect=few.aspect, generator=generator))
+    shown = dict(plain_views=views(images, aspect=few.aspect, generator=generator)[:2])
     if aware:
         shown['boxes'] = list(load_boxes(run/'boxes.txt', few.ids).values())
         chosen = choose_box(*pack_boxes(shown['boxes']), generator)
-        shown['aware_views'] = views(images, boxes=chosen, aspect=few.aspect, generator=generator)
+        shown['aware_views'] = views(images, boxes=chosen, aspect=few.aspect, generator=generator)[:2]
     if mixed:
         cams = stored_masks(run/'masks', few).float()/255
         shown['background_only'] = [picture if has else None for picture, has in zip(*background_only(images, cams, views.threshold))]

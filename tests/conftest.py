@@ -2,7 +2,9 @@
 import contextlib, hashlib, os, subprocess, sys, time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,6 +45,14 @@ def said(here, capfd):
         with pytest.raises(SystemExit) as stop: app(list(map(str, args)))
         return stop.value.code, *capfd.readouterr()
     return run
+
+def photos(folder, count=20, broken=0):
+    "A folder of small pictures of noise; the last ones broken."
+    folder.mkdir()
+    noise = np.random.default_rng(0)
+    for i in range(count): Image.fromarray(noise.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder/f'{i:02d}.png')
+    for i in range(count - broken, count): (folder/f'{i:02d}.png').write_bytes(b'')
+    return folder
 
 def files(folder):
     "What lies in a folder: path -> hash of the bytes."

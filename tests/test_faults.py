@@ -2,22 +2,12 @@
 import ctypes, json, os, random, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from conftest import command, ended, environment, files, full_disk, one_line, start, wait_for
+from conftest import command, ended, environment, files, full_disk, one_line, photos, start, wait_for
 
 TINY = ['--size', 32, '--view-size', 24, '--device', 'cpu']
-
-def photos(folder, count=20, broken=0):
-    "A folder of small pictures of noise; the last ones broken."
-    folder.mkdir()
-    noise = np.random.default_rng(0)
-    for i in range(count): Image.fromarray(noise.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder/f'{i:02d}.png')
-    for i in range(count - broken, count): (folder/f'{i:02d}.png').write_bytes(b'')
-    return folder
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
@@ -29,6 +19,7 @@ def here(tmp_path, monkeypatch):
     photos(tmp_path/'single', 1)
     for name in ('empty', 'texts', 'old'): (tmp_path/name).mkdir()
     (tmp_path/'texts/notes.txt').write_text('nothing to see')
+    (tmp_path/'other.txt').write_text('elsewhere.png 0.1,0.2,0.3,0.4\n')
     (tmp_path/'wrong.txt').write_text('00.png 0.1,0.2,0.3,9.0\n')
     (tmp_path/'old/config.json').write_text('{"method": "simclr", "steps": 9, "info": {}}')
     (tmp_path/'old/checkpoint.pt').write_text('not what it was')
@@ -53,12 +44,16 @@ BAD = {
     'unknown mix': (['pretrain', *NEW, '--mix', 'paint'], 'paint', 'background'),
     'unknown crop, pipeline': (['pipeline', *NEW, '--crop', 'round'], 'round', 'object-aware'),
     'nothing to compare': (['pipeline', *NEW, '--crop', 'plain', '--mix', 'none'], 'compare'),
+    'k-NN without labels': (['pretrain', *NEW, '--batch-size', 4, '--knn-every', 1], 'labels'),
+    'a batch in three parts': (['pretrain', *NEW, '--batch-size', 8, '--accumulate', 3], '--batch-size'),
+    'scenes from disk': (['pretrain', 'scenes', '--out', 'new', '--stream'], '--stream'),
     'crop without boxes': (['pretrain', *NEW, '--crop', 'object-aware'], '--boxes'),
     'mix without masks': (['pretrain', *NEW, '--mix', 'background'], '--masks'),
     'missing boxes': (['pretrain', *NEW, '--crop', 'object-aware', '--boxes', 'nowhere.txt'], 'nowhere.txt'),
-    'boxes of other images': (['pretrain', *NEW, '--crop', 'object-aware', '--boxes', 'old/boxes.txt'], 'lacks'),
+    'boxes of other images': (['pretrain', *NEW, '--crop', 'object-aware', '--boxes', 'old/boxes.txt', '--strict'], 'lacks'),
     'boxes that are none': (['pretrain', *NEW, '--crop', 'object-aware', '--boxes', 'wrong.txt'], 'wrong.txt', 'line 1'),
-    'missing masks': (['pretrain', *NEW, '--mix', 'background', '--masks', 'nowhere'], 'lacks'),
+    'boxes of no image': (['pretrain', *NEW, '--crop', 'object-aware', '--boxes', 'other.txt'], 'other images', '00.png'),
+    'missing masks': (['pretrain', *NEW, '--mix', 'background', '--masks', 'nowhere'], 'no masks folder'),
     'unknown method': (['pretrain', *NEW, '--method', 'guessing'], 'guessing', 'simclr', 'moco', 'byol'),
     'unknown encoder': (['pretrain', *NEW, '--arch', 'resnet7'], 'resnet7', 'resnet8'),
     'unknown optimizer': (['pretrain', *NEW, '--optimizer', 'luck'], 'luck', 'adamw'),
@@ -310,3 +305,30 @@ def test_a_killed_run_continues_exactly(tmp_path):
         assert code == 0, err
     assert_same_weights(tmp_path/'killed', tmp_path/'straight')
     assert steps_of(tmp_path/'killed') == steps_of(tmp_path/'straight')
+
+SLOW_DISK = SAVES_EVERY_STEP.replace("resume=True", "resume=True, keep=2").replace("steps=150", "steps=12").replace('noise =', """
+if sys.argv[2:] == ['slow']:                                                     # half of the checkpoint is on disk, then nothing for a while
+    import pathlib, time, oacl.train
+    whole = torch.save
+    def slow(state, file):
+        if state['training']['step'] < 5: return whole(state, file)
+        import io
+        buffer = io.BytesIO(); whole(state, buffer)
+        file.write(buffer.getvalue()[:len(buffer.getvalue())//2]); file.flush()
+        pathlib.Path('writing').write_text('now')
+        time.sleep(60)
+    torch.save = slow
+noise =""", 1)
+
+def test_killed_while_a_checkpoint_is_written(tmp_path):
+    "The last whole checkpoint stays, the half one is never taken for one, and the run goes on from there exactly."
+    process = start(sys.executable, '-c', SLOW_DISK, 'killed', 'slow', cwd=tmp_path)
+    wait_for(tmp_path/'writing', process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert torch.load(tmp_path/'killed/checkpoint.pt', weights_only=True)['training']['step'] == 4
+    for folder in ('killed', 'straight'):
+        code, out, err = ended(start(sys.executable, '-c', SLOW_DISK, folder, cwd=tmp_path))
+        assert code == 0, err
+    assert_same_weights(tmp_path/'killed', tmp_path/'straight')
+    assert sorted(path.name for path in (tmp_path/'straight').glob('*.pt')) == ['best.pt', 'checkpoint-000011.pt', 'checkpoint-000012.pt', 'checkpoint.pt']
