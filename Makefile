@@ -4,6 +4,7 @@
 PYTHON ?= python3
 JOBS ?= 2
 LAB ?=
+EXPLORE ?=
 VENV := .venv
 BIN := $(VENV)/bin
 ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
@@ -14,7 +15,7 @@ SETUP := settings.ini setup.py pyproject.toml
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test check test-notebooks test-slow test-python export readme docs clean
+.PHONY: help demo explore lab test check test-notebooks test-slow test-python export readme docs clean
 export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Tests run in several processes: one thread each, and no progress bars.
@@ -26,6 +27,9 @@ help: ## this list
 
 demo: $(RUN) ## the whole procedure at toy size: train, find the objects, train again, compare
 	@$(ACTIVE) $(BIN)/oacl demo --resume
+
+explore: $(DEV) ## the explorer in JupyterLab; as a page for a projector: make explore EXPLORE=--voila
+	@$(ACTIVE) $(BIN)/oacl explore $(EXPLORE)
 
 lab: $(DEV) ## JupyterLab on the notebooks
 	@$(ACTIVE) $(BIN)/jupyter lab --notebook-dir=nbs $(LAB)

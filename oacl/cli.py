@@ -7,12 +7,12 @@ __all__ = ['app', 'Data', 'Out', 'Resume', 'Overwrite', 'Device', 'Seed', 'Check
            'ContextBias', 'Method', 'Arch', 'Widths', 'Temperature', 'CropScale', 'Steps', 'BatchSize', 'Rate',
            'Optimizer', 'Size', 'ViewSize', 'Precision', 'InferencePrecision', 'Iters', 'Upscale', 'bench', 'data',
            'make', 'DataName', 'Root', 'Split', 'Workers', 'pretrain', 'localize', 'evaluate', 'report', 'inspect',
-           'export_networks', 'pipeline', 'demo', 'bench_scenes', 'bench_contracam', 'bench_methods', 'bench_world',
-           'bench_training', 'data_list', 'data_check', 'data_miniature', 'make_crops', 'make_challenge', 'data_boxes',
-           'data_shards', 'bench_loading', 'main']
+           'export_networks', 'pipeline', 'demo', 'explore', 'bench_scenes', 'bench_contracam', 'bench_methods',
+           'bench_world', 'bench_training', 'data_list', 'data_check', 'data_miniature', 'make_crops', 'make_challenge',
+           'data_boxes', 'data_shards', 'bench_loading', 'main']
 
 # %% ../nbs/23_cli.ipynb #3abea6f3
-import functools, os, shlex, sys
+import functools, os, shlex, subprocess, sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -271,6 +271,23 @@ def demo(out:Out=Path('runs/demo'), device:Device='auto', resume:Resume=False, o
     "The main job on the embedded world: both biases, plain and debiased, one report in about five minutes."
     from oacl.pipeline import run_demo
     _say(f'report: {run_demo(out, seeds=seeds, device=device, resume=resume, overwrite=overwrite, steps=steps, world=dict(train=2560, memory=1500, test=1000))}')
+
+# %% ../nbs/23_cli.ipynb #e7b1a002
+@app.command()
+@_polite
+def explore(folder:Annotated[Optional[Path], typer.Argument(help='photographs; without it, scenes of the embedded world')]=None,
+    checkpoint:Checkpoint='scenes', second:Annotated[str, typer.Option('--beside', help='another checkpoint, shown beside the first')]='',
+    voila:Annotated[bool, typer.Option('--voila', help='a page without code, for a projector or a tablet')]=False,
+    port:Annotated[int, typer.Option(help='of the server', min=1, max=65535)]=8888,
+    browser:Annotated[bool, typer.Option('--browser/--no-browser', help='open a browser')]=True, out:Out=Path('runs/explorer')):
+    "ContraCAM under the hand: move a control and see what is found."
+    from oacl.data import find_images
+    from oacl.explore import explore_command, explorer_notebook
+    if folder is not None: find_images(folder)                            # a folder without images is told here, not in the browser
+    absolute = lambda name: str(Path(name).resolve()) if Path(name).exists() else name
+    command = explore_command(out/'explorer.ipynb', voila, port, browser)
+    explorer_notebook(out/'explorer.ipynb', None if folder is None else folder.resolve(), absolute(checkpoint), absolute(second) if second else '')
+    raise typer.Exit(subprocess.run(command).returncode)
 
 # %% ../nbs/23_cli.ipynb #7b307bd7
 bench = typer.Typer(no_args_is_help=True, help='Measure this machine, and the method on the embedded world.')
