@@ -29,7 +29,8 @@ class Page:
     def title(self): return self._head(r'^# (.+)$') or self.path.stem
 
     @property
-    def subtitle(self): return self._head(r'^> (.+(?:\n> .+)*)').replace('\n> ', ' ')
+    def subtitle(self): # the quoted line, or the first sentence
+        return self._head(r'^> (.+(?:\n> .+)*)').replace('\n> ', ' ') or self._head(r'\A# .+\n+([^#>|].*?[.!?])(?=\s|\Z)')
 
     def _head(self, pattern):
         found = re.search(pattern, self.nb.cells[0].source, re.M) if self.nb.cells else None
