@@ -29,7 +29,8 @@ class Page:
     def title(self): return self._head(r'^# (.+)$') or self.path.stem
 
     @property
-    def subtitle(self): return self._head(r'^> (.+(?:\n> .+)*)').replace('\n> ', ' ')
+    def subtitle(self): # the quoted line, or the first sentence
+        return self._head(r'^> (.+(?:\n> .+)*)').replace('\n> ', ' ') or self._head(r'\A# .+\n+([^#>|].*?[.!?])(?=\s|\Z)')
 
     def _head(self, pattern):
         found = re.search(pattern, self.nb.cells[0].source, re.M) if self.nb.cells else None
@@ -80,7 +81,7 @@ def output(
     for kind in ('image/svg+xml', 'image/png', 'image/jpeg'):
         if kind not in data: continue
         source = base64.b64encode(data[kind].encode()).decode() if 'svg' in kind else data[kind].replace('\n', '')
-        return f'<img src="data:{kind};base64,{source}" alt="{html.escape(alt, quote=True)}">'
+        return f'<div class="wide"><img src="data:{kind};base64,{source}" alt="{html.escape(alt, quote=True)}"></div>'
     if 'text/html' in data: return f'<div class="wide out">{data["text/html"]}</div>'
     if 'text/markdown' in data: return prose(data['text/markdown'])
     return f'<pre class="out">{ansi2html(data.get("text/plain", ""))}</pre>'
@@ -130,9 +131,9 @@ code, pre { font-family:ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace
 .code, .answer { margin:1.1rem 0; max-width:62rem; }
 .highlight { background:var(--box); border:1px solid var(--line); border-radius:8px; } pre { margin:0; padding:.7rem .9rem; overflow-x:auto; line-height:1.5; tab-size:4; }
 .highlight pre { background:none; } pre.out { padding:.5rem .9rem; border-left:3px solid var(--line); margin:.5rem 0 0 .4rem; color:var(--ink); }
-img { display:block; max-width:100%; height:auto; margin:.7rem 0 0; background:#fff; border:1px solid var(--line); border-radius:8px; padding:.35rem; }
+img { display:block; max-width:100%; height:auto; background:#fff; border:1px solid var(--line); border-radius:8px; padding:.35rem; }
 .prose img { margin:1rem auto; }
-.wide { overflow-x:auto; margin:1rem 0; } table { border-collapse:collapse; font-size:.93rem; font-variant-numeric:tabular-nums; }
+.wide { overflow-x:auto; margin:.8rem 0; } table { border-collapse:collapse; font-size:.93rem; font-variant-numeric:tabular-nums; }
 th, td { padding:.38rem .75rem .38rem 0; text-align:left; border-bottom:1px solid var(--line); vertical-align:top; } th { color:var(--soft); font-weight:600; }
 math { font-size:1.06em; } math[display=block] { display:block; margin:1.1rem 0; overflow-x:auto; overflow-y:hidden; padding:.15rem 0; }
 details { border:1px solid var(--line); border-radius:8px; padding:.2rem .9rem; margin:1rem 0; } details[open] { padding-bottom:.8rem; }
@@ -144,7 +145,7 @@ summary { cursor:pointer; font-weight:600; padding:.35rem 0; color:var(--accent)
 .menu { display:none; }
 @media (max-width:60rem) { .frame { display:block; } .side { display:none; } .menu { display:block; position:sticky; top:0; z-index:2; margin:0; border:0; border-bottom:1px solid var(--line);
   border-radius:0; background:var(--page); padding:.1rem 1rem; } .menu[open] { max-height:100vh; overflow-y:auto; } .menu .side { display:block; position:static; height:auto; border:0; padding:0 0 1rem; }
-  main { padding:1rem 1rem 3rem; } h1 { font-size:1.65rem; } html { scroll-padding-top:4rem; } img { padding:.15rem; } }
+  main { padding:1rem 1rem 3rem; } h1 { font-size:1.65rem; } html { scroll-padding-top:4rem; } .wide > img { max-width:40rem; } }      /* figures keep letters that can be read, and scroll */
 @media print { .side, .menu, .steps, .anchor-link { display:none; } .frame { display:block; } }
 '''
 
