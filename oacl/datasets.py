@@ -852,11 +852,11 @@ def _write_maps(home, classes=12):
     _write(home/'imagenet_class_index.json', {str(i): [wnid, _shape(i)] for i, wnid in enumerate(wnids)})
     _write(home/'in_to_in9.json', {str(i): _MINI_WNIDS[wnid] for i, wnid in enumerate(wnids)})
 
-def _write_wnids(home, artist, per_class, classes, suffix='JPEG', only=None):
+def _write_wnids(home, artist, per_class, classes, suffix='JPEG', only=None, square=False):
     for label, wnid in enumerate(_mini_wnids(classes)):
         if only and wnid not in only: continue
         for i in range(per_class):
-            picture, path = artist.draw(label), home/wnid/f'{wnid}_{artist.next}.{suffix}'
+            picture, path = artist.draw(label, square), home/wnid/f'{wnid}_{artist.next}.{suffix}'
             _save(path, picture.image) if suffix == 'png' else _jpeg(path, picture)
 
 def _write_imagenet(home, artist, per_class, classes):
@@ -1013,7 +1013,7 @@ _register('imagenet-c', title='ImageNet-C', folders=('imagenet-c', 'ImageNet-C')
           more=tuple(f'{name}/{level}' for name in MORE_CORRUPTIONS for level in range(1, 6)), classes=2,
           official={f'{name}/{level}': 50_000 for name in CORRUPTIONS for level in range(1, 6)}, parts=lambda split: [split],
           open=functools.partial(_open_wnids, 'imagenet-c', 'split', ready=True),
-          write=lambda home, artist, per_class, classes: [_write_wnids(home/split, artist, per_class, classes) for split in LAYOUTS['imagenet-c'].splits],
+          write=lambda home, artist, per_class, classes: [_write_wnids(home/split, artist, per_class, classes, square=True) for split in LAYOUTS['imagenet-c'].splits],
           tree=f'imagenet-c/<corruption>/<1..5>/<wnid>/<image>.JPEG\ncorruptions: {", ".join(CORRUPTIONS)}')
 
 # %% ../nbs/01_datasets.ipynb #8c79c1ea
