@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'coco_record', 'Instances', 'stage_maps', 'Trunk', 'detector', 'rate_at', 'train_detector',
-           'restore_detector', 'detect', 'coco_results', 'average_precision', 'evaluate_detector', 'to_detectron2',
-           'detectron2_settings', 'save_detectron2']
+           'restore_detector', 'detect', 'coco_results', 'average_precision', 'evaluate_detector', 'detection_run',
+           'to_detectron2', 'detectron2_settings', 'save_detectron2']
 
 # %% ../../nbs/eval/14_detection.ipynb #8a48bc22
 import copy, json, pickle
@@ -31,7 +31,8 @@ from ..backbones import Encoder, evaluating
 from ..checkpoints import load_checkpoint
 from ..core import CheckpointError, DataError, InputError, RunError, atomic_write, progress, write_json
 from ..data import full_size
-from ..datasets import Dataset, read_instances, segment_mask
+from ..datasets import Dataset, open_dataset, read_instances, segment_mask
+from ..encoders import encoder, load_pretrained
 
 # %% ../../nbs/eval/14_detection.ipynb #ca03383a
 def coco_record(
@@ -463,6 +464,43 @@ def evaluate_detector(
     kinds = dict(box='bbox') | (dict(mask='segm') if detector.settings['masks'] and instances.masks else {})
     return {name: average_precision(instances.record, results, kind) for name, kind in kinds.items()} | dict(
         head=detector.settings['head'], images=len(instances), objects=len(instances.record['annotations']), detections=len(results))
+
+# %% ../../nbs/eval/14_detection.ipynb #d27de3cd
+_SPLITS = dict(coco=('train', 'val'), voc=('detection-train', 'detection-val'))
+
+def detection_run(
+    root:str|Path, # the data set's folder, or the one above it
+    out:str|Path, # run folder
+    checkpoint:str|None='scenes', # encoder to start from: see `load_pretrained`; None: random weights of `arch`
+    arch:str|None=None, # of a random start
+    dataset:str='coco', # 'coco' or 'voc'
+    schedule:str|None=None, # a key of `SCHEDULES`
+    model:dict|None=None, # settings of `detector`, instead of the schedule's
+    training:dict|None=None, # settings of `train_detector`, instead of the schedule's
+    seed:int=0, # of everything random
+    device:str|torch.device='cpu', # where to run
+    resume:bool=False, # continue what is in the folder
+    command:str='', # as it was typed, for the record
+) -> dict: # see `evaluate_detector`; raises OaclError
+    "Fine-tune a detector on a data set, score it on its validation images, and write it all down."
+    if dataset not in _SPLITS: raise InputError(f'unknown data set {dataset!r}: use {" or ".join(_SPLITS)}')
+    if schedule is not None and schedule not in SCHEDULES: raise InputError(f'unknown schedule {schedule!r}: use one of {", ".join(SCHEDULES)}')
+    published = SCHEDULES[schedule] if schedule else ({}, {})
+    model, training, out = published[0] | (model or {}), published[1] | (training or {}), Path(out)
+    if out.exists() and any(out.iterdir()) and not resume: raise RunError(f'{out} is not empty: add --resume to continue the run in it, or choose another folder')
+    torch.manual_seed(seed)
+    network = load_pretrained(checkpoint)[0] if checkpoint else encoder(arch)
+    detector(network, ['object'], **model)                                          # settings that cannot be are refused before the data is read
+    learn, check = (Instances(open_dataset(dataset, root, split), model.get('masks', False)) for split in _SPLITS[dataset])
+    found = detector(network, learn.classes, **model)
+    write_json(out/'config.json', dict(command=command, data=dataset, splits=_SPLITS[dataset], encoder=checkpoint or f'{arch}, random', schedule=schedule,
+                                       detector=found.settings, training=training, seed=seed))
+    train_detector(found, learn, out, seed=seed, device=device, resume=resume, **training)
+    results = coco_results(found, check)
+    write_json(out/'detections.json', results)
+    score = evaluate_detector(found, check, results=results)
+    write_json(out/'results.json', score)
+    return score
 
 # %% ../../nbs/eval/14_detection.ipynb #508c5c16
 def to_detectron2(
