@@ -8,11 +8,12 @@ __all__ = ['app', 'Data', 'Out', 'Resume', 'Overwrite', 'Device', 'Seed', 'Check
            'Optimizer', 'Size', 'ViewSize', 'Precision', 'InferencePrecision', 'Iters', 'Upscale', 'evaluate', 'report',
            'EvalSize', 'EvalName', 'EvalRoot', 'EvalOut', 'EvalCache', 'Neighbours', 'Batch', 'Threads', 'Most',
            'ClassHead', 'Wnids', 'EvalPrecision', 'bench', 'data', 'make', 'DataName', 'Root', 'Split', 'Workers',
-           'pretrain', 'localize', 'evaluate_run', 'report_run', 'inspect', 'export_networks', 'evaluate_probes',
-           'evaluate_maps', 'evaluate_backgrounds', 'evaluate_shifts', 'evaluate_everything', 'report_compare',
-           'pipeline', 'demo', 'explore', 'bench_scenes', 'bench_contracam', 'bench_methods', 'bench_world',
-           'bench_training', 'bench_probe', 'data_list', 'data_check', 'data_miniature', 'make_crops', 'make_challenge',
-           'data_boxes', 'data_shards', 'bench_loading', 'card', 'main']
+           'detection', 'pretrain', 'localize', 'evaluate_run', 'report_run', 'inspect', 'export_networks',
+           'evaluate_probes', 'evaluate_maps', 'evaluate_backgrounds', 'evaluate_shifts', 'evaluate_everything',
+           'report_compare', 'pipeline', 'demo', 'explore', 'bench_scenes', 'bench_contracam', 'bench_methods',
+           'bench_world', 'bench_training', 'bench_probe', 'data_list', 'data_check', 'data_miniature', 'make_crops',
+           'make_challenge', 'data_boxes', 'data_shards', 'bench_loading', 'card', 'detect_train', 'detect_convert',
+           'main']
 
 # %% ../nbs/23_cli.ipynb #3abea6f3
 import functools, os, shlex, subprocess, sys
@@ -589,6 +590,52 @@ def card(checkpoint:Annotated[str, typer.Argument(help="'photos' or 'scenes', or
     found = model_card(checkpoint, coco, imagenette)
     if out is not None: write_json(out, found)
     typer.echo(card_text(found))
+
+# %% ../nbs/23_cli.ipynb #d3e7ec02
+detection = typer.Typer(no_args_is_help=True, help='Object detection and instance segmentation from an encoder.')
+app.add_typer(detection, name='detect')
+
+@detection.command('train')
+@_polite
+def detect_train(root:Annotated[Path, typer.Argument(help="the data set's folder, or the one above it", metavar='DATA-ROOT')], out:Out, checkpoint:Checkpoint='scenes',
+    arch:Annotated[Optional[str], typer.Option(help='start from random weights of this architecture instead of a checkpoint: resnet50, …')]=None,
+    dataset:Annotated[str, typer.Option('--data', help='coco or voc')]='coco',
+    schedule:Annotated[Optional[str], typer.Option(help='published settings: coco-1x, coco-2x or voc-24k')]=None,
+    head:Annotated[Optional[str], typer.Option('--arch-head', help='fpn or c4; their figures do not compare')]=None,
+    masks:Annotated[Optional[bool], typer.Option('--masks/--no-masks', help='Mask R-CNN instead of Faster R-CNN')]=None,
+    norm:Annotated[str, typer.Option(help='batch norm of the encoder: batch (trained) or frozen')]='batch',
+    steps:Steps=None, batch_size:BatchSize=None, lr:Annotated[Optional[float], typer.Option('--lr', help='full learning rate; default: 0.02 for 16 images, scaled to the batch')]=None,
+    warmup:Annotated[Optional[int], typer.Option(help='steps until the full learning rate', min=0)]=None,
+    min_size:Annotated[Optional[int], typer.Option(help='shorter side of the images, in pixels', min=16)]=None,
+    max_size:Annotated[int, typer.Option(help='limit of the longer side', min=16)]=1333,
+    channels:Annotated[int, typer.Option(help='of the feature pyramid', min=1)]=256,
+    clip:Annotated[Optional[float], typer.Option(help='largest norm of the gradient')]=None,
+    save_every:Annotated[int, typer.Option(help='steps between two checkpoints', min=1)]=1000,
+    workers:Annotated[int, typer.Option(help='processes that read images', min=0)]=0, seed:Seed=0, device:Device='auto', resume:Resume=False):
+    "Fine-tune a detector on COCO or VOC and score it on the validation images: results.json and detections.json in the run folder."
+    from oacl.core import pick_device
+    from oacl.eval.detection import detection_run
+    if arch and checkpoint != 'scenes': raise InputError('--arch is a random start: give it without --checkpoint')
+    model = _given(head=head, masks=masks, min_size=min_size) | dict(norm=norm, max_size=max_size, channels=channels)
+    training = _given(steps=steps, batch_size=batch_size, lr=lr, warmup=warmup, clip=clip) | dict(save_every=save_every, workers=workers)
+    score = detection_run(root, out, None if arch else checkpoint, arch, dataset, schedule, model, training, seed, pick_device(device), resume, _command_line())
+    for kind in ('box', 'mask'):
+        if kind in score: _say(f"{kind:4} {score['head']}: " + ', '.join(f'{name} {value:.1f}' for name, value in score[kind].items() if value is not None))
+    _say(f"{score['images']} images, {score['objects']} objects: {out}/results.json")
+
+@detection.command('convert')
+@_polite
+def detect_convert(checkpoint:Annotated[str, typer.Argument(help='checkpoint file of any known layout', metavar='CHECKPOINT')],
+    out:Annotated[Path, typer.Option('--out', help='the .pkl to write')],
+    arch:Annotated[Optional[str], typer.Option(help='of a foreign checkpoint, where it cannot be told')]=None, overwrite:Overwrite=False):
+    "Write a checkpoint's ResNet as the pickle that detectron2 reads, and say what its configuration needs."
+    from oacl.encoders import load_pretrained
+    from oacl.eval.detection import detectron2_settings, save_detectron2
+    if out.exists() and not overwrite: raise RunError(f'{out} exists already: add --overwrite to replace it, or choose another --out')
+    encoder = load_pretrained(checkpoint, arch)[0]
+    save_detectron2(encoder, out)
+    _say(f'{out}: {out.stat().st_size/1e6:.1f} MB; in the configuration:')
+    for name, value in (dict({'MODEL.WEIGHTS': str(out)}) | detectron2_settings(encoder)).items(): typer.echo(f'  {name}: {value}')
 
 # %% ../nbs/23_cli.ipynb #db1b0604
 def _say(text:str, broken=()) -> None:
