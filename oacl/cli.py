@@ -11,9 +11,9 @@ __all__ = ['app', 'Data', 'Out', 'Resume', 'Overwrite', 'Device', 'Seed', 'Check
            'detection', 'pretrain', 'localize', 'evaluate_run', 'report_run', 'inspect', 'export_networks',
            'evaluate_probes', 'evaluate_maps', 'evaluate_backgrounds', 'evaluate_shifts', 'evaluate_everything',
            'report_compare', 'pipeline', 'demo', 'explore', 'bench_scenes', 'bench_contracam', 'bench_methods',
-           'bench_world', 'bench_training', 'bench_probe', 'data_list', 'data_check', 'data_miniature', 'make_crops',
-           'make_challenge', 'data_boxes', 'data_shards', 'bench_loading', 'card', 'detect_train', 'detect_convert',
-           'main']
+           'bench_explore', 'bench_world', 'bench_training', 'bench_probe', 'data_list', 'data_check', 'data_miniature',
+           'make_crops', 'make_challenge', 'data_boxes', 'data_shards', 'bench_loading', 'card', 'detect_train',
+           'detect_convert', 'main']
 
 # %% ../nbs/23_cli.ipynb #3abea6f3
 import functools, os, shlex, subprocess, sys
@@ -439,6 +439,16 @@ def bench_methods(out:Out=Path('runs/methods'), seeds:Annotated[int, typer.Optio
     "Every method with every augmentation on the embedded world: a table."
     from oacl.comparison import compare_methods
     typer.echo(compare_methods(out, seeds=seeds, steps=steps, scenes=scenes, device=device, resume=resume))
+
+@bench.command('explore')
+@_polite
+def bench_explore(rounds:Annotated[int, typer.Option(help='how often each is measured', min=1)]=5):
+    "What the explorer's kernel needs for a change."
+    import torch
+    from oacl.bench import conditions
+    from oacl.explore import explorer_latency
+    typer.echo(conditions(torch.device('cpu')))
+    for what, milliseconds in explorer_latency(rounds).items(): typer.echo(f'{what:>24}: {milliseconds:6.0f} ms')
 
 @bench.command('world')
 @_polite

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FILLS', 'VIEWS', 'STYLE', 'Pictures', 'scene_pictures', 'folder_pictures', 'uploaded_pictures', 'Settings',
            'colour_of', 'Found', 'search', 'reproduce', 'draw_tiles', 'score_plot', 'figure_of', 'measure', 'Explorer',
-           'captions_of', 'explorer_notebook', 'explore_command']
+           'captions_of', 'explorer_latency', 'explorer_notebook', 'explore_command']
 
 # %% ../nbs/22_explore.ipynb #d06748ad
 import base64, functools, html, io, json, os, sys, tempfile, threading, time, zipfile
@@ -616,6 +616,25 @@ def _zip_link(folder:Path, paths:list[Path]) -> str:
         for path in paths: packed.write(path, path.relative_to(folder).as_posix())
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<a download="oacl-export.zip" href="data:application/zip;base64,{data}">download</a> &nbsp; <small>written to {html.escape(str(folder))}</small>'
+
+# %% ../nbs/22_explore.ipynb #e7b2b002
+def explorer_latency(
+    rounds:int=5, # how often each is measured
+) -> dict: # what -> median milliseconds
+    "What the kernel needs for a change of the view, the threshold, the look, and for ten looks at 16 pictures of 96 px."
+    explorer = Explorer(scene_pictures(16, size=96), iters=10)
+    explorer.wait()
+    def timed(act) -> float:
+        start = time.perf_counter()
+        act()
+        explorer.wait()
+        return 1000*(time.perf_counter() - start)
+    acts = {}
+    acts['draw: all views'] = [lambda view=view: setattr(explorer.view, 'value', view) for view in VIEWS[1:] + VIEWS[:1]]*rounds
+    acts['draw: threshold'] = [lambda value=value: setattr(explorer.threshold, 'value', value) for value in np.linspace(.3, .8, 2*rounds)]
+    acts['draw: look'] = [lambda step=step: setattr(explorer.step, 'value', step) for step in ([3, 7, 9]*rounds)[:2*rounds]]
+    acts['search: 10 looks, 96 px'] = [lambda: explorer.start(delay=0.)]*rounds
+    return {what: float(np.median([timed(act) for act in group])) for what, group in acts.items()}
 
 # %% ../nbs/22_explore.ipynb #c12ae524
 def explorer_notebook(
