@@ -44,13 +44,17 @@ def test_the_true_objects_score_100_and_their_crowds_do_not_count(photographs):
         ours, theirs = average_precision(check.record, half, kind), _coco_stats(COCO, COCOeval, check.record, half, kind)
         assert ours['AP'] < 100 and ours['AP'] == pytest.approx(100*theirs[0], abs=1e-6)
 
-def test_images_in_one_batch_or_alone(here):
-    "Pictures of other sizes in a batch pad with the mean colour, which moves no detection far."
+def test_results_name_their_pictures(here):
+    "Whatever the sizes and the batches: each detection lies in the picture it is said to be in."
     torch.manual_seed(0)
     check = Instances(open_dataset('coco', write_miniature('coco', here, per_class=1, size=96, classes=3), 'val'))
     found = detector(encoder('resnet8', widths=(8, 16, 32)), check.classes, channels=16, **SMALL)
     together, alone = (coco_results(found, check, batch_size) for batch_size in (3, 1))
-    assert {one['image_id'] for one in together} == {one['image_id'] for one in alone} == {image['id'] for image in check.record['images']}
+    sizes = {image['id']: (image['width'], image['height']) for image in check.record['images']}
+    assert {one['image_id'] for one in together} == {one['image_id'] for one in alone} == set(sizes) and len(set(sizes.values())) > 1
+    for one in together + alone:
+        (x, y, w, h), (width, height) = one['bbox'], sizes[one['image_id']]
+        assert min(x, y, w, h) >= 0 and x + w <= width + .01 and y + h <= height + .01
 
 def test_the_command_trains_resumes_and_refuses(said, here):
     home = write_miniature('coco', here/'data', per_class=2, size=64, classes=3)
