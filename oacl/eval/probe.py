@@ -286,18 +286,27 @@ def _fit(
     "Minimise mean cross-entropy + weight/2·|W|², the bias unpenalised."
     scaled = (start/units).requires_grad_()
     optimizer = torch.optim.LBFGS([scaled], max_iter=steps, history_size=20, line_search_fn='strong_wolfe',
-                                  tolerance_grad=1e-7, tolerance_change=tolerance/(1 + weight*target.shape[1]))
-    penalty = torch.full_like(units, weight)
-    penalty[-1] = 0
+                                  tolerance_grad=1e-7, tolerance_change=max(tolerance/(1 + weight*target.shape[1]), 1e-12 if x.dtype == torch.float64 else 3e-7))
     @torch.no_grad()
     def loss_and_gradient():
-        theta = scaled*units
-        log_p = (x @ theta).log_softmax(1)
-        loss = -(log_p*target).sum()/len(x) + .5*(penalty*theta**2).sum()
-        scaled.grad = units*(x.T @ log_p.exp_().sub_(target)/len(x) + penalty*theta)
+        loss, gradient = _gradient(x, target, weight, scaled*units)
+        scaled.grad = units*gradient
         return loss
     optimizer.step(loss_and_gradient)
     return (scaled*units).detach()
+
+def _gradient(
+    x:Tensor, # (N,dim+1), the last column is 1
+    target:Tensor, # (N,C) one-hot
+    weight:float, # of the L2 term
+    theta:Tensor, # (dim+1,C)
+) -> tuple[Tensor, Tensor]: # the loss, and its gradient (dim+1,C)
+    "Mean cross-entropy + weight/2·|W|², the bias unpenalised."
+    log_p = (x @ theta).log_softmax(1)
+    loss = -(log_p*target).sum()/len(x) + .5*weight*(theta[:-1]**2).sum()
+    gradient = x.T @ log_p.exp_().sub_(target)/len(x)
+    gradient[:-1] += weight*theta[:-1]
+    return loss, gradient
 
 # %% ../../nbs/eval/10_probe.ipynb #397bf898
 @dataclass(repr=False)
@@ -362,7 +371,9 @@ def linear_probe(
     path = _path(x, spread, onehot, weights, steps)
     accuracies = [right(theta) for theta in path]
     best = accuracies.index(max(accuracies))
-    theta = _fit(x, onehot, weights[best], _units(spread, len(present), weights[best]), path[best].double(), steps, 1e-9)
+    units, large = _units(spread, len(present), weights[best]), x.numel()*len(present) > 5e8
+    theta = _fit(x.float(), onehot.float(), weights[best], units.float(), path[best], steps, 1e-6)
+    theta = _fit(x, onehot, weights[best], units, theta.double(), 10 if large else steps, 1e-9)      # of a large problem the last digits would cost more than the sweep
     val_accuracy = right(theta)
     if refit: return linear_probe(torch.cat([train, val]), torch.cat([train_labels, val_labels]), val, val_labels, [weights[best]],
                                   steps)._chosen_by(weights, accuracies, val_accuracy)
@@ -394,12 +405,13 @@ def _path(
     steps:int, # most L-BFGS steps per weight
 ) -> list[Tensor]: # per weight (dim+1,C) along the axes, the bias last
     "One quick fit per weight, each from the end of the last."
-    classes, fits, light = target.shape[1], [], (x.float(), target.float())
+    classes, fits, x, target = target.shape[1], [], x.float(), target.float()
     theta = torch.cat([x.new_zeros(x.shape[1] - 1, classes), target.mean(0).log()[None]])            # the class frequencies
     for weight in progress(weights, 'linear probe'):
-        heavy = weight*classes > 100                         # what is left to gain is then below what single precision sees of the loss
-        some, wanted = (x, target) if heavy else light
-        theta = _fit(some, wanted, weight, _units(spread, classes, weight).to(some), theta.to(some), steps, 1e-5)
+        units = _units(spread, classes, weight).to(x)
+        if weight > float(spread.max()):                     # the penalty is nearly all of the curvature, and single precision cannot see the little the loss gains:
+            for _ in range(3): theta = theta - units**2*_gradient(x, target, weight, theta)[1]        # three plain steps, each of which at least halves what is left
+        else: theta = _fit(x, target, weight, units, theta, steps, 1e-5)
         fits.append(theta)
     return fits
 
