@@ -198,17 +198,16 @@ def localize(data:Data, out:Out, checkpoint:Checkpoint='scenes',
     _say(', '.join(texts + ([] if boxes_only else [f"{found['masks']} masks: {out}/masks"])), found['broken'])
 
 class _OrRun(typer.core.TyperGroup):
-    "A group whose command may be left out: `oacl evaluate scenes --run …` is `oacl evaluate run scenes --run …`."
-    fallback = 'run'
+    "A group that is a command as well: what is no name of a command in it goes to its `(default)`, a name that no folder has."
     def parse_args(self, ctx, args):
-        if args and args[0] not in self.commands and args[0] not in ('--help', '-h'): args = [self.fallback, *args]
+        if args and args[0] not in self.commands and args[0] != '--help': args = ['(default)', *args]
         return super().parse_args(ctx, args)
 
 evaluate = typer.Typer(cls=_OrRun, no_args_is_help=True, rich_markup_mode=None,
-                       help="Judge a model: 'oacl evaluate DATA --run RUN' on the test part of the data it learned from, or a benchmark by name.")
+                       help="Judge a model: 'oacl evaluate DATA --run RUN' on the test part of the data it learned from, or a benchmark by name. 'oacl evaluate DATA --help' says more about the first.")
 app.add_typer(evaluate, name='evaluate')
 
-@evaluate.command('run')
+@evaluate.command('(default)', hidden=True)
 @_polite
 def evaluate_run(data:Data,
     run:Annotated[Path, typer.Option('--run', help='run folder with a checkpoint.pt; results.json goes there')],
@@ -231,10 +230,10 @@ def _summary(results:dict) -> list[str]:
     if 'localization' in results: lines.append(f"mask IoU {results['localization']['mask_iou']:.3f}  box IoU {results['localization']['box_iou']:.3f}")
     return lines or [f"{results['test_images']} test images without labels: no accuracy can be measured (one folder a class would allow it)"]
 
-report = typer.Typer(cls=_OrRun, no_args_is_help=True, rich_markup_mode=None, help="Pages and tables: 'oacl report RUN' for a pipeline's folder, or runs side by side.")
+report = typer.Typer(cls=_OrRun, no_args_is_help=True, rich_markup_mode=None, help="Pages and tables: 'oacl report RUN' for a pipeline's folder, or runs side by side. 'oacl report RUN --help' says more about the first.")
 app.add_typer(report, name='report')
 
-@report.command('run')
+@report.command('(default)', hidden=True)
 @_polite
 def report_run(run:Annotated[Path, typer.Argument(help='folder of a pipeline')], device:Device='auto'):
     "Write report.html and figures/ again from a pipeline's folder."
