@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import one_line
 
+from oacl.core import DataError
 from oacl.datasets import open_dataset, write_miniature
 from oacl.encoders import encoder
 from oacl.eval.detection import Instances, average_precision, coco_results, detector, evaluate_detector, train_detector
@@ -55,6 +56,19 @@ def test_results_name_their_pictures(here):
     for one in together + alone:
         (x, y, w, h), (width, height) = one['bbox'], sizes[one['image_id']]
         assert min(x, y, w, h) >= 0 and x + w <= width + .01 and y + h <= height + .01
+
+def test_reading_in_another_process_changes_nothing_and_says_as_much(here):
+    home = write_miniature('coco', here, per_class=1, size=64, classes=3)
+    learn = Instances(open_dataset('coco', home, 'train'))
+    def losses(workers):
+        torch.manual_seed(0)
+        found = detector(encoder('resnet8', widths=(8, 16, 32)), learn.classes, channels=16, **SMALL)
+        return [line['loss'] for line in train_detector(found, learn, steps=2, batch_size=2, workers=workers)]
+    assert losses(0) == losses(1)
+    for path in (home/'train2017').iterdir(): path.write_bytes(b'')
+    for workers in (0, 1):
+        with pytest.raises(DataError) as error: losses(workers)
+        assert len(str(error.value).splitlines()) == 1 and 'train2017' in str(error.value)
 
 def test_the_command_trains_resumes_and_refuses(said, here):
     home = write_miniature('coco', here/'data', per_class=2, size=64, classes=3)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'coco_record', 'Instances', 'stage_maps', 'Trunk', 'detector', 'rate_at', 'train_detector',
-           'restore_detector', 'detect', 'coco_results', 'average_precision', 'evaluate_detector', 'detection_run',
-           'to_detectron2', 'detectron2_settings', 'save_detectron2']
+           'restore_detector', 'detect', 'coco_results', 'average_precision', 'evaluate_detector', 'scheduled',
+           'detection_run', 'to_detectron2', 'detectron2_settings', 'save_detectron2']
 
 # %% ../../nbs/eval/14_detection.ipynb #8a48bc22
 import copy, json, pickle
@@ -29,7 +29,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ..backbones import Encoder, evaluating
 from ..checkpoints import load_checkpoint
-from ..core import CheckpointError, DataError, InputError, RunError, atomic_write, progress, write_json
+from ..core import CheckpointError, DataError, InputError, OaclError, RunError, atomic_write, progress, write_json
 from ..data import full_size
 from ..datasets import Dataset, open_dataset, read_instances, segment_mask
 from ..encoders import encoder, load_pretrained
@@ -71,6 +71,7 @@ class Instances:
     ):
         self.data, self.masks, self.record = data, masks, coco_record(data)
         self.classes, self.categories = [kind['name'] for kind in self.record['categories']], [kind['id'] for kind in self.record['categories']]
+        self._place = {number: place for place, number in enumerate(self.categories, 1)}
         objects = {image['id']: [] for image in self.record['images']}
         for one in self.record['annotations']:
             if masks and 'segmentation' not in one: raise InputError(f'{data.name} ({data.split}) has no masks of single objects: train without masks')
@@ -88,10 +89,10 @@ class Instances:
 
     def __getitem__(self, i:int) -> tuple[Tensor,dict]: # the picture; boxes (K,4) in pixels, labels (K,) from 1, masks uint8 (K,H,W)
         "One picture and its targets."
-        image, place = self.image(i), {number: k for k, number in enumerate(self.categories, 1)}
+        image = self.image(i)
         boxes = torch.tensor([one['bbox'] for one in self.objects[i]], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        target = dict(boxes=boxes, labels=torch.tensor([place[one['category_id']] for one in self.objects[i]], dtype=torch.int64))
+        target = dict(boxes=boxes, labels=torch.tensor([self._place[one['category_id']] for one in self.objects[i]], dtype=torch.int64))
         if self.masks:
             masks = [torch.from_numpy(segment_mask(one['segmentation'], tuple(image.shape[1:]))) for one in self.objects[i]]
             target['masks'] = torch.stack(masks) if masks else torch.zeros(0, *image.shape[1:], dtype=torch.uint8)
@@ -249,7 +250,12 @@ class _Batches:
         if not self.rows: raise DataError(f'{instances.data.name} ({instances.data.split}): no picture has an object to learn')
         self._epoch, self._order = None, None
 
-    def __getitem__(self, step:int) -> tuple[list,list]:
+    def __getitem__(self, step:int) -> tuple[list,list]|OaclError:
+        "What a step learns from; a problem is given, not raised, because a reading process would wrap it in pages of text."
+        try: return self._batch(step)
+        except OaclError as error: return error
+
+    def _batch(self, step:int) -> tuple[list,list]:
         places = range(step*self.batch_size, (step + 1)*self.batch_size)
         coins = torch.rand(self.batch_size, generator=_generator(self.seed, 1, step)) < .5
         pairs = [self._flipped(*self.instances[self._row(place)]) if coin else self.instances[self._row(place)] for place, coin in zip(places, coins.tolist())]
@@ -265,6 +271,12 @@ class _Batches:
         target = target | dict(boxes=torch.stack([image.shape[2] - x1, y0, image.shape[2] - x0, y1], 1))
         if 'masks' in target: target['masks'] = target['masks'].flip(2)
         return image.flip(2), target
+
+def _raising(batches):
+    "The batches, until one is a problem."
+    for batch in batches:
+        if isinstance(batch, OaclError): raise batch
+        yield batch
 
 def _generator(*numbers) -> torch.Generator:
     "A generator that follows from some numbers."
@@ -306,7 +318,7 @@ def train_detector(
     cuda = [device] if torch.device(device).type == 'cuda' else []
     detector.train()
     with torch.random.fork_rng(cuda):                                               # torchvision draws from the global generators
-        for step, (images, targets) in zip(range(len(log), steps), progress(batches, 'training the detector', steps - len(log))):
+        for step, (images, targets) in zip(range(len(log), steps), progress(_raising(batches), 'training the detector', steps - len(log))):
             torch.manual_seed(_mixed(seed, 3, step))
             rate = rate_at(step, steps, settings['lr'], warmup, milestones)
             for group in optimizer.param_groups: group['lr'] = rate
@@ -377,15 +389,16 @@ def detect(
     for image, raw in zip(images, _raw(detector, images, batch_size)):
         keep, size = raw['scores'] >= threshold, raw['boxes'].new_tensor([image.shape[2], image.shape[1]]*2)
         one = dict(boxes=(raw['boxes'][keep]/size).clamp(0, 1), labels=raw['labels'][keep] - 1, scores=raw['scores'][keep])
-        found.append(one | ({'masks': raw['masks'][keep, 0] >= .5} if 'masks' in raw else {}))
+        found.append(one | ({'masks': raw['masks'][keep, 0]} if 'masks' in raw else {}))
     return found
 
 def _raw(detector:nn.Module, images, batch_size:int):
-    "What torchvision gives for each picture, on the CPU, one by one; `images` may be read while it goes."
+    "What torchvision gives for each picture, masks cut at one half, on the CPU, one by one; `images` may be read while it goes."
     device, waiting = next(detector.parameters()).device, []
     def run(some):
         some = [(image.float()/255 if image.dtype == torch.uint8 else image).to(device) for image in some]
-        with evaluating(detector), torch.inference_mode(): return [{name: part.cpu() for name, part in one.items()} for one in detector(some)]
+        with evaluating(detector), torch.inference_mode():
+            return [{name: (part >= .5 if name == 'masks' else part).cpu() for name, part in one.items()} for one in detector(some)]
     for image in images:
         waiting.append(image)
         if len(waiting) == batch_size:
@@ -410,7 +423,7 @@ def _results(number:int, raw:dict, categories:list[int]) -> list[dict]:
              for box, label, score in zip(sides, raw['labels'].tolist(), raw['scores'].double().tolist())]
     if 'masks' not in raw: return found
     coco_mask = _need('pycocotools.mask', 'masks need pycocotools')
-    for one, mask in zip(found, (raw['masks'][:, 0] >= .5).numpy().astype(np.uint8)):
+    for one, mask in zip(found, raw['masks'][:, 0].numpy().astype(np.uint8)):
         runs = coco_mask.encode(np.asfortranarray(mask))
         one['segmentation'] = runs | dict(counts=runs['counts'].decode())             # text, so that JSON holds it
     return found
@@ -465,6 +478,19 @@ def evaluate_detector(
     return {name: average_precision(instances.record, results, kind) for name, kind in kinds.items()} | dict(
         head=detector.settings['head'], images=len(instances), objects=len(instances.record['annotations']), detections=len(results))
 
+# %% ../../nbs/eval/14_detection.ipynb #c54f4ffd
+def scheduled(
+    schedule:str|None, # a key of `SCHEDULES`; None: nothing but one's own settings
+    model:dict|None=None, # settings of `detector`, instead of the schedule's
+    training:dict|None=None, # settings of `train_detector`, instead of the schedule's
+) -> tuple[dict,dict]: # settings of `detector` and of `train_detector`; raises InputError
+    "A schedule with changes."
+    if schedule is not None and schedule not in SCHEDULES: raise InputError(f'unknown schedule {schedule!r}: use one of {", ".join(SCHEDULES)}')
+    usual, given = SCHEDULES[schedule] if schedule else ({}, {}), training or {}
+    found = usual[1] | given
+    if 'lr' in usual[1] and 'lr' not in given: found['lr'] = usual[1]['lr']*found['batch_size']/usual[1]['batch_size']
+    return usual[0] | (model or {}), found
+
 # %% ../../nbs/eval/14_detection.ipynb #d27de3cd
 _SPLITS = dict(coco=('train', 'val'), voc=('detection-train', 'detection-val'))
 
@@ -484,9 +510,8 @@ def detection_run(
 ) -> dict: # see `evaluate_detector`; raises OaclError
     "Fine-tune a detector on a data set, score it on its validation images, and write it all down."
     if dataset not in _SPLITS: raise InputError(f'unknown data set {dataset!r}: use {" or ".join(_SPLITS)}')
-    if schedule is not None and schedule not in SCHEDULES: raise InputError(f'unknown schedule {schedule!r}: use one of {", ".join(SCHEDULES)}')
-    published = SCHEDULES[schedule] if schedule else ({}, {})
-    model, training, out = published[0] | (model or {}), published[1] | (training or {}), Path(out)
+    model, training = scheduled(schedule, model, training)
+    out = Path(out)
     if out.exists() and any(out.iterdir()) and not resume: raise RunError(f'{out} is not empty: add --resume to continue the run in it, or choose another folder')
     torch.manual_seed(seed)
     network = load_pretrained(checkpoint)[0] if checkpoint else encoder(arch)
