@@ -454,6 +454,7 @@ class Explorer(W.VBox):
         if kind == 'folder' and not self.folder.value: return self.say('type a folder of photographs, and Enter')
         if kind == 'uploaded' and not self.upload.value: return self.say('choose files with the upload button')
         refused = []
+        self.say('reading pictures …')
         if kind == 'folder': pictures = folder_pictures(self.folder.value)
         elif kind == 'uploaded': pictures, refused = uploaded_pictures({file['name']: bytes(file['content']) for file in self.upload.value})
         else: pictures = scene_pictures(objects=2 if 'two' in kind else 1)
