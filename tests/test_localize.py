@@ -162,15 +162,15 @@ def test_a_killed_run_continues_exactly(here, said):
     assert files('killed') == files('straight')
 
 def test_ctrl_c_says_how_to_continue(here, said):
-    photos('photos', 240)
-    arguments = ['localize', 'photos', *FEW, '--iters', 6, '--out', 'found']
+    photos('photos', 480)
+    arguments = ['localize', 'photos', *FEW, '--iters', 10, '--out', 'found']
     process = start(*command(*arguments), cwd=here)
     wait_for(here/'found/localize.parts/000002.txt', process)
     os.killpg(process.pid, signal.SIGINT)
     code, out, err = ended(process)
-    assert code == 130 and out == '' and err.count('\n') == 1 and 'of 240 images' in err and '--resume' in err
+    assert code == 130 and out == '' and err.count('\n') == 1 and 'of 480 images' in err and '--resume' in err
     code, out, err = said(*arguments, '--resume')
-    assert (code, err) == (0, '') and 'in 240 images' in out
+    assert (code, err) == (0, '') and 'in 480 images' in out
 
 def test_a_finished_run_has_nothing_left_to_do(here, said):
     photos('photos', 8)
