@@ -174,11 +174,12 @@ def fit_head(
     encoder:nn.Module, # with .features and .dim
     root:str|Path, # folder of the challenge, or the one above it
     name:str='imagenet9', # or 'background-challenge': one that `oacl data make background-challenge` made
-    size:int=224, # of pictures that are not ready-cropped
+    size:int|None=None, # side of the training pictures as the encoder sees them, pixels; None: that of the challenge's ready-cropped pictures
     seed:int=0, # of what is held out to choose the L2 weight
     **how, # of `oacl.eval.probe.dataset_features`
 ) -> Head:
     "A linear probe on the challenge's own training pictures."
+    if size is None: size = open_dataset(name, root, 'original').image(0).shape[-1]      # a head that learned at another size would be judged for that
     train, val = hold_out(check_classes(open_dataset(name, root, 'train')), seed=seed)
     features = [dataset_features(encoder, part, size, **how) for part in (train, val)]
     return as_head(linear_probe(features[0], train.labels, features[1], val.labels, refit=True), f'linear probe on {len(train) + len(val)} images of {name}')

@@ -533,7 +533,7 @@ def evaluate_probe(
     root:str|Path, # the data set's folder, or the one above it
     k:int=20, # neighbours that vote
     temperature:float=.07, # of their votes
-    size:int=224, # side of the images as the encoder sees them, pixels
+    size:int=224, # side of the images as the encoder sees them, pixels; that of the test images where those come ready-cropped
     linear:bool=True, # also the linear probe
     seed:int=0, # of what is held out
     splits=None, # (train, val or None, test); None: those of PROBE_SPLITS
@@ -562,6 +562,7 @@ def open_parts(
 def _probed(encoder, parts, k=20, temperature=.07, size=224, linear=True, **how):
     "Scores on the last of three parts, and the linear probe."
     train, val, test = parts
+    if test.ready: size = test.image(0).shape[-1]            # ready-cropped: what the probe learns from has the size of what it is judged by
     features = [dataset_features(encoder, part, size, **how) for part in parts]
     classes, probe = len(train.classes), None
     memory, labels = torch.cat(features[:2]), torch.cat([train.labels, val.labels])
@@ -569,5 +570,5 @@ def _probed(encoder, parts, k=20, temperature=.07, size=224, linear=True, **how)
     if linear:
         probe = linear_probe(features[0], train.labels, features[1], val.labels, refit=True)
         scores['linear'] = classification_scores(probe.predict(features[2]), test.labels, classes, test.ids) | dict(weight=probe.weight, val_accuracy=probe.val_accuracy)
-    used = dict(train_images=len(train), val_images=len(val), test_images=len(test), classes=classes, size=test.image(0).shape[-1] if test.ready else size)
+    used = dict(train_images=len(train), val_images=len(val), test_images=len(test), classes=classes, size=size)
     return dict(scores, **used, note=test.note), probe

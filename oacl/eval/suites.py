@@ -58,9 +58,13 @@ class Setting:
             return None
 
     @functools.cached_property
-    def nine(self): # the head that names the nine superclasses
+    def nine(self): # the head that names the nine superclasses, for ready-cropped pictures
         if self.head: return read_head(self.head, self.encoder.dim, 9, self.table)
-        return fit_head(self.encoder, self.root, size=self.size, seed=self.seed, **self.reading)
+        return fit_head(self.encoder, self.root, seed=self.seed, **self.reading)
+
+    @functools.cached_property
+    def nine_resized(self): # the same, for pictures that are resized to `size`
+        return self.nine if self.head else fit_head(self.encoder, self.root, size=self.size, seed=self.seed, **self.reading)
 
     @functools.cached_property
     def order(self): # ImageNet's classes in order
@@ -86,7 +90,8 @@ def _adversarial(setting):
 
 def _shift(name, setting):
     if setting.table is None: raise DataError(f'in_to_in9.json of the Background Challenge is missing; put it into {setting.root/LAYOUTS["imagenet9"].folders[0]}')
-    return shift_accuracy(setting.encoder, setting.nine, name, setting.root, setting.table, setting.order, setting.size, **setting.reading)
+    head = setting.nine if name == 'c' else setting.nine_resized               # ImageNet-C comes ready-cropped
+    return shift_accuracy(setting.encoder, head, name, setting.root, setting.table, setting.order, setting.size, **setting.reading)
 
 def _backgrounds(setting): return challenge_accuracy(setting.encoder, setting.nine, setting.root, **setting.reading)
 
