@@ -50,7 +50,7 @@ class Recipe:
     source: str # of SOURCES
     judge: tuple # words of the command that judges a run, {root} and {run} filled in
     dry: tuple = () # options of a dry run, after those of `judge`
-    needs: tuple = () # data sets besides the source's
+    needs: tuple = () # data sets besides the source's that a dry run writes
     before: tuple = () # words of a command that makes data, {root} filled in
     published: float|None = None # figure, None: unknown
     status: str = UNKNOWN # where the figure was seen
@@ -64,7 +64,7 @@ def _probe(name, title, published=None, status=UNKNOWN, before=(), note=''):
     return Recipe(f'probe-{name}', f'linear probe, {title} (accuracy, %)', 'coco', _judged('probe', name), ('--k', '2', *_SMALL), () if before else (name,), before, published, status, note)
 
 def _shift(name, title, data, published=None, status=UNKNOWN, note=''):
-    return Recipe(f'shift-{name}', f'{title} (accuracy, %)', 'imagenet9', _judged('shift', name), _SMALL, (data,), (), published, status, note)
+    return Recipe(f'shift-{name}', f'{title} (accuracy, %)', 'imagenet9', _judged('shift', name), _SMALL, (data, 'imagenet'), (), published, status, note)
 
 def _masks(name, title):
     return Recipe(f'masks-{name}', f'mask mIoU, {title} (%)', name, _judged('localization', name), ('--iters', '1', '--upscale', '1', *_SMALL),
@@ -80,7 +80,7 @@ RECIPES = {recipe.name: recipe for recipe in (
     Recipe('backgrounds', 'Background Challenge: eight variants and the background gap (accuracy, %)', 'imagenet9', _judged('backgrounds'), _SMALL),
     _shift('objectnet', 'ObjectNet-9', 'objectnet', 31.38, CITED, _COUNTED + 'one class of one superclass, so the figure is a recall'),
     _shift('si-score', 'SI-Score-9', 'si-score', .69, CITED, _COUNTED + '13 of 61, in 4 superclasses; the figure is not on the scale of the others'),
-    _shift('sketch', 'ImageNet-Sketch-9', 'imagenet-sketch'), _shift('stylized', 'Stylized-ImageNet-9', 'stylized'), _shift('r', 'ImageNet-R-9', 'imagenet-r'), _shift('c', 'ImageNet-C-9', 'imagenet-c'),
+    _shift('sketch', 'ImageNet-Sketch-9', 'imagenet-sketch'), _shift('stylized', 'Stylized-ImageNet-9', 'stylized'), _shift('r', 'ImageNet-R-9', 'imagenet-r', note='ImageNet beside it, or --wnids imagenet_class_index.json, tells the order of the classes'), _shift('c', 'ImageNet-C-9', 'imagenet-c'),
     _masks('cub', 'CUB-200-2011'), _masks('flowers', 'Flowers-102'), _masks('coco', 'COCO 2017'), _masks('imagenet9', 'ImageNet-9'))}
 
 def pick_recipes(
