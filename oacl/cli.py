@@ -13,7 +13,7 @@ __all__ = ['app', 'Data', 'Out', 'Resume', 'Overwrite', 'Device', 'Seed', 'Check
            'report_compare', 'pipeline', 'demo', 'explore', 'bench_scenes', 'bench_contracam', 'bench_methods',
            'bench_explore', 'bench_world', 'bench_training', 'bench_probe', 'data_list', 'data_check', 'data_miniature',
            'make_crops', 'make_challenge', 'data_boxes', 'data_shards', 'bench_loading', 'card', 'detect_train',
-           'detect_convert', 'main']
+           'detect_convert', 'reproduce', 'main']
 
 # %% ../nbs/23_cli.ipynb #3abea6f3
 import functools, os, shlex, subprocess, sys
@@ -645,6 +645,23 @@ def detect_convert(checkpoint:Annotated[str, typer.Argument(help='checkpoint fil
     save_detectron2(encoder, out)
     _say(f'{out}: {out.stat().st_size/1e6:.1f} MB; in the configuration:')
     for name, value in (dict({'MODEL.WEIGHTS': str(out)}) | detectron2_settings(encoder)).items(): typer.echo(f'  {name}: {value}')
+
+# %% ../nbs/23_cli.ipynb #7ec19e02
+@app.command()
+@_polite
+def reproduce(name:Annotated[Optional[str], typer.Argument(help='one recipe; all when left out', metavar='[NAME]')]=None,
+    dry_run:Annotated[bool, typer.Option('--dry-run', help='run the chain on miniatures with tiny settings')]=False,
+    data_root:Annotated[Path, typer.Option('--data-root', help='folder that holds the data sets, as written in the commands')]=Path('DATA'),
+    out:Annotated[Path, typer.Option('--out', help='folder for the runs; of a dry run: new or empty')]=Path('runs')):
+    "The published experiments: settings, figure where one is known, cost and commands."
+    from oacl.recipes import dry_run as try_out, pick_recipes, recipe_text
+    recipes = pick_recipes(name)
+    if not dry_run:
+        for recipe in recipes: typer.echo(recipe_text(recipe, data_root, out))
+        return
+    command = typer.main.get_command(app)
+    count = try_out(recipes, out, lambda words: command.main(list(words), 'oacl', standalone_mode=False), typer.echo)
+    _say(f'{len(recipes)} recipes, {count} commands ran: {out}')
 
 # %% ../nbs/23_cli.ipynb #db1b0604
 def _say(text:str, broken=()) -> None:
