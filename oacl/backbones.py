@@ -67,8 +67,9 @@ class ResidualBlock(nn.Module):
 
 def resnet8(
     widths:tuple[int,...]=(24, 48, 192), # channels of the three stages
-) -> Encoder: # total stride 8
+) -> Encoder: # total stride 8; raises InputError for another number of widths
     "A residual encoder for small pictures: stem of stride 2, then a block of stride 1, 2 and 2."
+    if len(widths) != 3: raise InputError(f'resnet8 has three stages, got {len(widths)} widths: {tuple(widths)}')
     stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
     inputs = (widths[0], *widths[:-1])
     stages = [ResidualBlock(i, o, stride) for i, o, stride in zip(inputs, widths, (1, 2, 2))]
