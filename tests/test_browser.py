@@ -126,6 +126,7 @@ class Page:
         handle.focus()
         for _ in range(times): handle.press(key)
     def shot(self, name:str):
+        self.settled()
         SHOTS.mkdir(exist_ok=True)
         self.page.screenshot(path=SHOTS/f'{name}.png')
 
