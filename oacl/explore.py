@@ -10,7 +10,7 @@ __all__ = ['FILLS', 'VIEWS', 'STYLE', 'Pictures', 'scene_pictures', 'folder_pict
 # %% ../nbs/22_explore.ipynb #d06748ad
 import base64, functools, html, io, json, os, sys, tempfile, threading, time, zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
