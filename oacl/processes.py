@@ -6,7 +6,7 @@
 __all__ = ['Processes', 'gather', 'own_rows']
 
 # %% ../nbs/06_processes.ipynb #8b4675b7
-import os
+import json, os, time, uuid
 from datetime import timedelta
 
 import torch
@@ -15,6 +15,27 @@ from torch import Tensor
 
 from .core import OaclError, RunError, pick_device
 
+# %% ../nbs/06_processes.ipynb #71b4c0e9
+def _name_of_start(
+    store, # that all processes of this start have in common, and perhaps earlier ones had
+    rank:int, # this process
+    count:int, # of how many
+) -> str: # the same in all of them, and new
+    "A name for this start: the first process offers one with the words it has heard; who finds the word just said there knows that it is new."
+    word = uuid.uuid4().hex
+    store.set(f'oacl/word/{rank}', word)
+    while rank > 0:
+        name, heard = json.loads(store.get('oacl/start'))
+        if heard[rank:rank + 1] == [word]:
+            store.set(f'oacl/seen/{name}/{rank}', word)
+            return name
+        time.sleep(.01)
+    others = [f'oacl/seen/{word}/{other}' for other in range(1, count)]
+    while others and not store.check(others):
+        store.set('oacl/start', json.dumps([word, [store.get(f'oacl/word/{other}').decode() for other in range(count)]]))
+        time.sleep(.01)
+    return word
+
 # %% ../nbs/06_processes.ipynb #e8f343a7
 class Processes:
     "This process and those that torchrun started with it; alone without torchrun."
@@ -22,10 +43,16 @@ class Processes:
         self.rank, self.count, self.local = (int(os.environ.get(name, alone)) for name, alone in (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0)))
 
     def __enter__(self):
-        backend = 'cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo'
-        if self.count > 1: dist.init_process_group(backend, timeout=timedelta(days=7))      # a process that dies is noticed at once all the same
+        if self.count > 1: self._meet()
         if self.rank > 0: os.environ['OACL_QUIET'] = '1'                                 # one progress bar is enough
         return self
+
+    def _meet(self):
+        backend = 'cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo'
+        patience = timedelta(days=7)                                                     # a process that dies is noticed at once all the same
+        store, rank, count = next(dist.rendezvous('env://', timeout=patience))
+        fresh = dist.PrefixStore(_name_of_start(store, rank, count), store)
+        dist.init_process_group(backend, store=fresh, rank=rank, world_size=count, timeout=patience)
 
     def __exit__(self, *_):
         if self.count > 1: dist.destroy_process_group()

@@ -28,22 +28,25 @@ class Fixed(TwoViews):
     "Views without chance, so that it does not matter who draws."
     def __call__(self, images, **_): return Views(images[..., 4:20, 4:20], images[..., 6:22, 6:22])
 
-images = torch.randint(0, 256, (32, 3, 24, 24), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-with Processes() as here:
-    for name, options in dict(simclr={}, moco=dict(queue_size=20), byol=dict(hidden=16)).items():
-        torch.manual_seed(0)
-        method, head = make_method(name, dict(arch='resnet8', widths=[8, 8, 8]), dict(hidden=16, out=8), **options)
-        settings = dict(views=vars(TwoViews(16)), seed=0, accumulate=1, batch_size=8, images=32, steps=3, arch={}, head={})
-        run = _Run(Path('.'), method, make_optimizer('sgd', method, 0.), settings, {}, torch.device('cpu'), 'fp32', 1, here, None, 0)
-        run.prepare(False)
-        for module in method.modules():
-            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)): module.eval()
-        losses = []
-        for step, batch in enumerate(TrainingData(images).batches(run.plan(0))):
-            loss, _ = run.step(batch, Fixed(16), step, .05)
-            if here.count > 1: torch.distributed.all_reduce(loss)
-            losses.append(loss/here.count)
-        if here.rank == 0: torch.save(dict(losses=torch.cat(losses), state=method.state_dict()), f'{name}-{here.count}.pt')
+def main():                                       # in a function: a DDP module that outlives the interpreter aborts the process now and then
+    images = torch.randint(0, 256, (32, 3, 24, 24), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    with Processes() as here:
+        for name, options in dict(simclr={}, moco=dict(queue_size=20), byol=dict(hidden=16)).items():
+            torch.manual_seed(0)
+            method, head = make_method(name, dict(arch='resnet8', widths=[8, 8, 8]), dict(hidden=16, out=8), **options)
+            settings = dict(views=vars(TwoViews(16)), seed=0, accumulate=1, batch_size=8, images=32, steps=3, arch={}, head={})
+            run = _Run(Path('.'), method, make_optimizer('sgd', method, 0.), settings, {}, torch.device('cpu'), 'fp32', 1, here, None, 0)
+            run.prepare(False)
+            for module in method.modules():
+                if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)): module.eval()
+            losses = []
+            for step, batch in enumerate(TrainingData(images).batches(run.plan(0))):
+                loss, _ = run.step(batch, Fixed(16), step, .05)
+                if here.count > 1: torch.distributed.all_reduce(loss)
+                losses.append(loss/here.count)
+            if here.rank == 0: torch.save(dict(losses=torch.cat(losses), state=method.state_dict()), f'{name}-{here.count}.pt')
+
+main()
 '''
 
 def test_two_processes_are_one(tmp_path):
