@@ -133,15 +133,18 @@ def pretrain(data:Data, out:Out,
     knn_every:Annotated[int, typer.Option(help='steps between two k-NN accuracies of training images; 0: none', min=0)]=0,
     keep:Annotated[int, typer.Option(help='checkpoints to keep; with 2 or more also the best', min=1)]=1,
     tensorboard:Annotated[bool, typer.Option('--tensorboard', help='also log to TensorBoard')]=False,
+    init:Annotated[Optional[str], typer.Option(help="checkpoint whose weights to start from: a file of any known layout, 'photos' or 'scenes'")]=None,
     seed:Seed=0, device:Device='auto', resume:Resume=False,
     force:Annotated[bool, typer.Option('--force', help='with --resume: go on although settings differ')]=False, overwrite:Overwrite=False):
     "Train a contrastive model: plain, with the object-aware augmentations, or one-stage; also with torchrun -m oacl pretrain."
     from oacl.pipeline import check_folder, check_pretraining, from_disk, in_memory, one_stage, prepare_folder, pretrain as run
+    from oacl.methods import architecture_of
     from oacl.processes import Processes
     _check_augmentations(crop, mix, boxes, masks, localize_every)
     overrides = _overrides(method, arch, steps, batch_size, lr, optimizer, precision, size, view_size, widths=widths, temperature=temperature, crop_scale=crop_scale)
     overrides.setdefault('views', {}).update(_given(mix=mix_probability, threshold=mix_threshold, queue_size=mix_queue, mixing=mix if mix in ('mixup', 'cutmix') else None))
     overrides.setdefault('train', {}).update(_given(base_lr=base_lr, weight_decay=weight_decay, warmup=warmup))
+    if init is not None and arch is None and widths is None: overrides['train'].update(_given(arch=architecture_of(init)))
     with Processes() as here:
         resume = resume or here.restarted
         here.first(lambda: check_folder(out, resume, overwrite, data))
@@ -151,11 +154,11 @@ def pretrain(data:Data, out:Out,
             splits, settings = _train_part(data, overrides, _world(data, objects, background_bias, context_bias), seed)
             pictures = in_memory(splits.train, **objects_from)
         loop = dict(accumulate=accumulate, knn_every=knn_every, labels=pictures.labels)
-        check_pretraining(pictures, settings, device, here.count, **loop)
+        check_pretraining(pictures, settings, device, here.count, init=None if resume else init, **loop)
         search = one_stage(settings, localize_every, localize_warmup, crop == 'object-aware', mix == 'background') if localize_every else None
         here.first(lambda: str(prepare_folder(out, resume, overwrite, data)))              # the last thing that can refuse, because it may delete
         run(pictures, out, settings, seed=seed, device=device, resume=resume, info=dict(command=_command_line(), data=data), accumulate=accumulate, knn_every=knn_every, compile=compile,
-            keep=keep, tensorboard=tensorboard, force=force, one_stage=search, here=here)
+            init=init, keep=keep, tensorboard=tensorboard, force=force, one_stage=search, here=here)
         if here.rank > 0: return
         _say(f'trained on {len(pictures)} images: {out}/checkpoint.pt', list(dict(pictures.broken).items()))
         for note in pictures.notes: typer.echo(note, err=True)

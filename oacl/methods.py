@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'HEADS', 'pooled_features', 'mix_targets', 'info_nce', 'SimCLR', 'move_towards', 'momentum_copy', 'MoCo',
-           'BYOL', 'make_method']
+           'BYOL', 'make_method', 'start_from', 'architecture_of']
 
 # %% ../nbs/07_methods.ipynb #39dcb065
-import copy
+import copy, os, sys
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import InputError
-from .encoders import encoder as make_encoder, projector as make_projector
+from .core import CheckpointError, InputError
+from .encoders import encoder as make_encoder, load_checkpoint, load_pretrained, projector as make_projector
 from .processes import gather
 
 # %% ../nbs/07_methods.ipynb #526dc7d8
@@ -214,3 +215,32 @@ def make_method(
     network = make_encoder(**arch)
     head = dict(dim=network.dim) | HEADS[name] | (head or {})
     return METHODS[name](network, make_projector(**head), **options), head
+
+# %% ../nbs/07_methods.ipynb #d15a7e94
+def start_from(
+    method:nn.Module, # of `make_method`, changed in place
+    checkpoint:str|Path, # a file of any layout that `oacl.encoders.load_pretrained` knows, or 'photos' or 'scenes'
+) -> bool: # whether the projector was taken too; raises CheckpointError where the encoder does not fit
+    "Give a method the weights of a checkpoint; its predictor and queue stay fresh."
+    encoder, projector = load_pretrained(checkpoint)
+    differ = _differences(method.encoder, encoder)
+    if differ: raise CheckpointError(f'{checkpoint} holds another encoder than this run ({differ[0]}): name its architecture (--arch), or start from another checkpoint')
+    method.encoder.load_state_dict(encoder.state_dict())
+    fits = not _differences(method.projector, projector)
+    if fits: method.projector.load_state_dict(projector.state_dict())
+    elif os.environ.get('OACL_QUIET') != '1': print(f'{checkpoint}: its projector has another shape than that of this run, which starts afresh', file=sys.stderr)
+    for slow in ('key', 'target'):
+        for name in ('encoder', 'projector'):
+            if hasattr(method, f'{slow}_{name}'): getattr(method, f'{slow}_{name}').load_state_dict(getattr(method, name).state_dict())
+    return fits
+
+def architecture_of(
+    checkpoint:str|Path, # as in `start_from`
+) -> dict|None: # arguments of `oacl.encoders.encoder`; None where a foreign checkpoint does not say
+    "What encoder a checkpoint of oacl holds."
+    return load_checkpoint(checkpoint).get('networks', {}).get('arch')
+
+def _differences(ours:nn.Module, theirs:nn.Module) -> list[str]:
+    "Tensors that only one of two networks has, or that have another shape in the other."
+    a, b = ({name: tuple(value.shape) for name, value in network.state_dict().items()} for network in (ours, theirs))
+    return [f'{name}: {a.get(name, "none")} here, {b.get(name, "none")} there' for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]

@@ -10,6 +10,7 @@ __all__ = ['TrainingData', 'batch_rows', 'learning_rates', 'scaled_rate', 'make_
 import json, math, os, signal, threading, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from .backbones import evaluating
 from .core import CheckpointError, InputError, RunError, atomic_write, pick_device, pick_precision, progress, write_json
 from .encoders import load_checkpoint, network_state
 from .eval.probe import knn_accuracy
-from .methods import make_method
+from .methods import architecture_of, make_method, start_from
 from .onestage import FoundObjects, OneStage
 from .processes import Processes, gather, own_rows
 from .views import TwoViews
@@ -247,7 +248,7 @@ def check_training(
     side:int, # of the images, pixels
     method:str='simclr', # see `train` for all arguments
     arch:dict|None=None, head:dict|None=None, views:TwoViews|None=None, steps:int=400, batch_size:int=128, optimizer:str='adamw', device:str='auto',
-    precision:str='auto', options:dict|None=None, accumulate:int=1, processes:int=1, knn_every:int=0, labels:Tensor|None=None,
+    precision:str='auto', options:dict|None=None, accumulate:int=1, processes:int=1, knn_every:int=0, labels:Tensor|None=None, init:str|Path|None=None,
 ) -> torch.device: # where it will run; raises InputError
     "Refuse arguments of `train` that cannot work."
     view = (views or TwoViews()).size
@@ -262,7 +263,9 @@ def check_training(
     if knn_every and labels is None: raise InputError('a k-NN accuracy needs labels, and the images have none: put them in class folders, or leave --knn-every out')
     target = pick_device(device)
     pick_precision(precision, target)
-    make_optimizer(optimizer, make_method(method, arch or dict(arch='resnet8'), head, **(options or {}))[0], 0.)
+    model, _ = make_method(method, arch or dict(arch='resnet8'), head, **(options or {}))
+    make_optimizer(optimizer, model, 0.)
+    if init is not None: start_from(model, init)
     return target
 
 # %% ../nbs/08_train.ipynb #bf3b1d60
@@ -270,7 +273,7 @@ def train(
     data, # what to learn from: `TrainingData`, `oacl.loading.DiskData`, or anything with their `batches`
     folder:str|Path, # the run's folder
     method:str='simclr', # 'simclr', 'moco' or 'byol'
-    arch:dict|None=None, # arguments of `oacl.encoders.encoder`; resnet8 when None
+    arch:dict|None=None, # arguments of `oacl.encoders.encoder`; when None that of `init`, else resnet8
     head:dict|None=None, # arguments of the projector that differ from the method's
     views:TwoViews|None=None, # how views are made; MoCo v2's when None
     steps:int=400, # optimiser updates
@@ -287,6 +290,7 @@ def train(
     compile:bool=False, # torch.compile the encoders
     one_stage:OneStage|None=None, # look for objects while training
     knn_every:int=0, # steps between two k-NN accuracies; 0: none
+    init:str|Path|None=None, # checkpoint whose weights to start from, see `oacl.methods.start_from`
     resume:bool=False, # continue from the folder's checkpoint, if there is one
     force:bool=False, # continue also with other settings
     keep:int=1, # checkpoints to keep; with 2 or more also the best
@@ -300,15 +304,17 @@ def train(
     here:Processes|None=None, # this process among others, where it has been entered already
 ) -> nn.Module: # the trained method, on the CPU, in eval mode
     "Train a contrastive model; returns it and leaves config, log and checkpoint in the folder."
-    folder, views, arch, here = Path(folder), views or TwoViews(), arch or dict(arch='resnet8'), here or Processes()
+    folder, views, here = Path(folder), views or TwoViews(), here or Processes()
+    arch = arch or (None if init is None else architecture_of(init)) or dict(arch='resnet8')
     if base_lr is not None: lr = scaled_rate(base_lr, batch_size)
     check_training(len(data), data.size, method, arch, head, views, steps, batch_size, optimizer, device, precision, options, accumulate, here.count, knn_every, data.labels)
     torch.manual_seed(seed)
     model, full_head = make_method(method, arch, head, **(options or {}))
+    if init is not None and not (resume and (folder/'checkpoint.pt').exists()): start_from(model, init)
     settings = dict(method=method, arch=arch, head=full_head, views=vars(views), steps=steps, batch_size=batch_size, lr=lr, optimizer=optimizer,
                     weight_decay=weight_decay, warmup=warmup, seed=seed, options=options or {}, images=len(data), image_size=data.size,
                     object_aware=_has(data, 'table'), background_mixup=_has(data, 'cams') or _has(data, 'masks'), accumulate=accumulate,
-                    processes=here.count, one_stage=None if one_stage is None else vars(one_stage))
+                    processes=here.count, one_stage=None if one_stage is None else vars(one_stage), init=None if init is None else str(init))
     run = _Run(folder, model, make_optimizer(optimizer, model, weight_decay), settings, info or {}, here.device(device), precision, keep, here, one_stage, knn_every)
     first = run.load(force) if resume else 0
     run.prepare(compile)
@@ -337,7 +343,7 @@ class _Run:
             network.to(memory_format=torch.channels_last)
             if compile: network.compile()
         ids = [self.device.index] if self.device.type == 'cuda' else None
-        self.parallel = DistributedDataParallel(self.method, device_ids=ids, broadcast_buffers=False) if self.here.count > 1 else self.method
+        self.parallel = DistributedDataParallel(self.method, device_ids=ids, **_OWN_BUFFERS) if self.here.count > 1 else self.method
 
     def plan(self, first:int):
         "(step, rows) of this process, to the end."
@@ -455,7 +461,10 @@ class _Run:
         self.objects, self.found_at = FoundObjects(**load_checkpoint(path)), step
 
 # What runs had before a setting existed.
-_DEFAULTS = dict(accumulate=1, processes=1, one_stage=None)
+_DEFAULTS = dict(accumulate=1, processes=1, one_stage=None, init=None)
+
+# The statistics of batch norm are each process's own, or SyncBatchNorm's; torch 2.13 gave the argument another name.
+_OWN_BUFFERS = {'forward_sync_buffers' if 'forward_sync_buffers' in signature(DistributedDataParallel.__init__).parameters else 'broadcast_buffers': False}
 
 class _Watch:
     "What is known of the steps since the last line of the log, read from the device only then."
