@@ -9,7 +9,7 @@ __all__ = ['PROBE_SPLITS', 'MAY_BE_EMPTY', 'extract_features', 'evaluation_pixel
            'evaluate_probe', 'open_parts']
 
 # %% ../../nbs/eval/10_probe.ipynb #9ef35b4e
-import functools, hashlib, json, os
+import functools, hashlib, json, math, os
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -282,18 +282,19 @@ def _fit(
     start:Tensor, # (dim+1,C) where to begin
     steps:int, # most L-BFGS steps
     tolerance:float, # a step that gains less ends it: in units of the loss, and of what is left to gain where the weight is strong
-) -> Tensor: # (dim+1,C), the last row is the bias
+) -> tuple[Tensor,float]: # (dim+1,C), the last row is the bias; and the loss there
     "Minimise mean cross-entropy + weight/2·|W|², the bias unpenalised."
     scaled = (start/units).requires_grad_()
     optimizer = torch.optim.LBFGS([scaled], max_iter=steps, history_size=20, line_search_fn='strong_wolfe',
-                                  tolerance_grad=1e-7, tolerance_change=max(tolerance/(1 + weight*target.shape[1]), 1e-12 if x.dtype == torch.float64 else 3e-7))
+                                  tolerance_grad=1e-7, tolerance_change=max(tolerance/(1 + weight*target.shape[1]), 1e-12 if x.dtype == torch.float64 else 1e-8))
+    last = []
     @torch.no_grad()
     def loss_and_gradient():
         loss, gradient = _gradient(x, target, weight, scaled*units)
-        scaled.grad = units*gradient
+        scaled.grad, last[:] = units*gradient, [loss]
         return loss
     optimizer.step(loss_and_gradient)
-    return (scaled*units).detach()
+    return (scaled*units).detach(), float(last[0])
 
 def _gradient(
     x:Tensor, # (N,dim+1), the last column is 1
@@ -366,14 +367,14 @@ def linear_probe(
     present, target = train_labels.unique(return_inverse=True)
     axes, spread, x = _rotated((train - mean)/deviation)
     onehot = nn.functional.one_hot(target, len(present)).double()
-    val_x = (val - mean)/deviation @ axes
-    right = lambda theta: _percent(present[(val_x @ theta[:-1].double() + theta[-1]).argmax(1)] == val_labels)
+    val_x = {dtype: ((val - mean)/deviation @ axes).to(dtype) for dtype in (torch.float32, torch.float64)}
+    right = lambda theta: _percent(present[(val_x[theta.dtype] @ theta[:-1] + theta[-1]).argmax(1)] == val_labels)
     path = _path(x, spread, onehot, weights, steps)
     accuracies = [right(theta) for theta in path]
     best = accuracies.index(max(accuracies))
     units, large = _units(spread, len(present), weights[best]), x.numel()*len(present) > 5e8
-    theta = _fit(x.float(), onehot.float(), weights[best], units.float(), path[best], steps, 1e-6)
-    theta = _fit(x, onehot, weights[best], units, theta.double(), 10 if large else steps, 1e-9)      # of a large problem the last digits would cost more than the sweep
+    theta, _ = _fit(x.float(), onehot.float(), weights[best], units.float(), path[best], steps, 1e-6)
+    theta, _ = _fit(x, onehot, weights[best], units, theta.double(), 10 if large else steps, 1e-9)      # of a large problem the last digits would cost more than the sweep
     val_accuracy = right(theta)
     if refit: return linear_probe(torch.cat([train, val]), torch.cat([train_labels, val_labels]), val, val_labels, [weights[best]],
                                   steps)._chosen_by(weights, accuracies, val_accuracy)
@@ -404,16 +405,27 @@ def _path(
     weights:list[float], # L2 weights, strongest first
     steps:int, # most L-BFGS steps per weight
 ) -> list[Tensor]: # per weight (dim+1,C) along the axes, the bias last
-    "One quick fit per weight, each from the end of the last."
-    classes, fits, x, target = target.shape[1], [], x.float(), target.float()
-    theta = torch.cat([x.new_zeros(x.shape[1] - 1, classes), target.mean(0).log()[None]])            # the class frequencies
-    for weight in progress(weights, 'linear probe'):
+    "One quick fit per weight, each from where the last two point."
+    classes, fits, x, target, loss = target.shape[1], [], x.float(), target.float(), 1.
+    bias = target.mean(0).log()                                                              # the class frequencies
+    theta = torch.cat([x.new_zeros(x.shape[1] - 1, classes), (bias - bias.mean())[None]])    # centred: beside a large number the smallest coefficients would be lost
+    for number, weight in enumerate(progress(weights, 'linear probe')):
         units = _units(spread, classes, weight).to(x)
-        if weight > float(spread.max()):                     # the penalty is nearly all of the curvature, and single precision cannot see the little the loss gains:
-            for _ in range(3): theta = theta - units**2*_gradient(x, target, weight, theta)[1]        # three plain steps, each of which at least halves what is left
-        else: theta = _fit(x, target, weight, units, theta, steps, 1e-5)
+        if weight > float(spread.max()):                     # the penalty is nearly all of the curvature, and single precision cannot see the little the loss gains
+            if fits: theta = torch.cat([theta[:-1]*(weights[number - 1]/weight), theta[-1:]])
+            for _ in range(1 if fits else 3): theta = theta - units**2*_gradient(x, target, weight, theta)[1]
+        else: theta, loss = _fit(x, target, weight, units, _pointed_at(fits, weights[:number + 1]) if fits else theta, steps, 1e-5*min(1., loss))
         fits.append(theta)
     return fits
+
+def _pointed_at(
+    fits:list[Tensor], # solutions, one or more
+    weights:list[float], # theirs, and the next one
+) -> Tensor: # where to look for its solution
+    "The line through the last two solutions, over the logarithm of the weight."
+    if len(fits) < 2: return fits[-1]
+    before, last, here = (math.log(weight) for weight in weights[-3:])
+    return fits[-1] + (fits[-1] - fits[-2])*(min(1., (here - last)/(last - before)) if before > last else 0.)      # never further than the last step went
 
 # %% ../../nbs/eval/10_probe.ipynb #f23422d2
 def confusion(
