@@ -187,13 +187,15 @@ def localize(data:Data, out:Out, checkpoint:Checkpoint='scenes',
     temperature:Annotated[Optional[float], typer.Option(help='of the contrastive score')]=None,
     formula:Annotated[Optional[str], typer.Option(help='of the contrastive score: paper or published')]=None,
     tolerance:Annotated[Optional[float], typer.Option(help='an image whose map grew by less on average is finished')]=None,
+    bank_size:Annotated[Optional[int], typer.Option(help='how many others each image is told from', min=2)]=None,
+    negatives:Annotated[Optional[str], typer.Option(help="tell the images from others instead of from one another: bank.pt of another localize run, or a checkpoint with a bank such as 'photos'")]=None,
     precision:InferencePrecision=None, seed:Seed=0, device:Device='auto', resume:Resume=False,
     overwrite:Annotated[bool, typer.Option('--overwrite', help='replace the boxes and masks in the folder')]=False):
     "Find the objects with ContraCAM: boxes.txt and masks/ in the run folder; folders of any size, also with torchrun -m oacl localize."
     from oacl.pipeline import localize_data
     config = dict(data=data, world=_world(data, objects, background_bias, context_bias),
                   overrides=_overrides(iters=iters, upscale=upscale, size=size) | dict(extract=_given(threshold=threshold, margin=margin)))
-    how = _given(batch_size=batch_size, temperature=temperature, formula=formula, tolerance=tolerance, precision=precision)
+    how = _given(batch_size=batch_size, bank_size=bank_size, negatives=negatives, temperature=temperature, formula=formula, tolerance=tolerance, precision=precision)
     found = localize_data(config, checkpoint, out, seed, fit, boxes_only=boxes_only, masks_only=masks_only, crf=crf, device=device,
                           resume=resume, overwrite=overwrite, **how)
     if int(os.environ.get('RANK', 0)) > 0: return                        # of several processes one is enough to say it
@@ -257,13 +259,14 @@ def inspect(checkpoint:Annotated[str, typer.Argument(help="a checkpoint file of 
 @app.command('export')
 @_polite
 def export_networks(run:Annotated[Path, typer.Argument(help='run folder with a checkpoint.pt')],
-    out:Annotated[Path, typer.Option('--out', help='file to write')], overwrite:Overwrite=False):
+    out:Annotated[Path, typer.Option('--out', help='file to write')],
+    bank:Annotated[Optional[Path], typer.Option(help='bank.pt of a localize run with this model: negatives that go along, for users with few pictures')]=None, overwrite:Overwrite=False):
     "Write a run's encoder and projector alone, as float16, to share or ship."
-    from oacl.encoders import load_checkpoint, save_pretrained
+    from oacl.encoders import load_bank, load_checkpoint, save_pretrained
     loaded = load_checkpoint(run/'checkpoint.pt')
     if 'networks' not in loaded: raise CheckpointError(f'{run}/checkpoint.pt is no checkpoint of oacl')
     if out.exists() and not overwrite: raise RunError(f'{out} exists already: add --overwrite to replace it, or choose another --out')
-    save_pretrained(out, loaded['networks'], loaded.get('info', {}), half=True)
+    save_pretrained(out, loaded['networks'], loaded.get('info', {}), half=True, bank=None if bank is None else load_bank(bank))
     _say(f'{out}: {out.stat().st_size/1e6:.2f} MB')
 
 # %% ../nbs/23_cli.ipynb #bcf25e1c

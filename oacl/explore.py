@@ -24,7 +24,7 @@ from .augment import background_only, object_aware_crop
 from .contracam import embedding_bank, refinements
 from .core import DataError, InputError, OaclError, atomic_write
 from .data import find_images, load_image, load_images
-from .encoders import load_pretrained
+from .encoders import load_bank, load_checkpoint, load_pretrained
 from .eval.localization import mask_iou, mean_box_iou
 from .geometry import crop_boxes
 from .masks import binarise, mask_to_boxes, refine_crf, save_boxes, save_masks
@@ -106,9 +106,12 @@ def _networks(checkpoint:str):
     "Encoder and projector by name, or networks in memory; loaded once."
     return _OWN[checkpoint] if checkpoint in _OWN else load_pretrained(checkpoint)
 
+def _brings_bank(checkpoint:str) -> bool: return checkpoint not in _OWN and 'bank' in load_checkpoint(checkpoint)
+
 @functools.lru_cache(maxsize=8)
 def _bank(checkpoint:str, size:int) -> Tensor:
-    "Embeddings of 256 scenes, none of them in the gallery."
+    "Embeddings that the checkpoint brings along, else of 256 scenes, none of them in the gallery."
+    if _brings_bank(checkpoint): return load_bank(checkpoint)[0]
     return embedding_bank(*_networks(checkpoint), make_scenes(256, size, seed=30).images)[0]
 
 def colour_of(
@@ -163,7 +166,8 @@ def reproduce(
              'from oacl.masks import binarise, mask_to_boxes' + (', refine_crf' if settings.crf else ''), pictures.lines, '',
              f'encoder, projector = load_pretrained({settings.checkpoint!r})']
     if settings.bank:
-        lines += ['from oacl.scenes import make_scenes', f'negatives, _ = embedding_bank(encoder, projector, make_scenes(256, {pictures.images.shape[-1]}, seed=30).images)']
+        if _brings_bank(settings.checkpoint): lines += ['from oacl.encoders import load_bank', f'negatives, _ = load_bank({settings.checkpoint!r})']
+        else: lines += ['from oacl.scenes import make_scenes', f'negatives, _ = embedding_bank(encoder, projector, make_scenes(256, {pictures.images.shape[-1]}, seed=30).images)']
         more = ', negatives=negatives'
     elif whole: more = ''
     else:

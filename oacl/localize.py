@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .contracam import contracam, embedding_bank, evaluating
 from .core import CheckpointError, DataError, InputError, RunError, atomic_write, progress, read_json, write_json
 from .data import Images, decoding, full_size, load_whole
-from .encoders import load_checkpoint, load_pretrained
+from .encoders import load_bank, load_checkpoint, load_pretrained
 from .inference import for_inference
 from .masks import mask_paths, mask_to_boxes, refine_crf, save_boxes, save_masks
 from .processes import Processes
@@ -137,6 +137,7 @@ class _Finder:
         side = -(-size//32)*32
         noise = torch.randint(0, 256, (2, 3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
         bank, colour = embedding_bank(self.encoder, self.projector, noise)
+        self.width = bank.shape[1]
         for maps in self(noise, bank, colour, torch.eye(2, dtype=torch.bool)).values(): mask_to_boxes(maps.float()/255, **extract)
         return max(1, round(side/self.encoder.features(noise[:1].to(self.device)/255).shape[-1]))
 
@@ -172,9 +173,9 @@ def bank_order(
 # %% ../nbs/09_localize.ipynb #1dfee0b9
 class _Run:
     "A run of `localize` and its folder."
-    def __init__(self, pictures, networks, finder:_Finder, folder:Path, name:str, extract:dict, batch_size:int, bank_size:int, settings:dict, turns):
+    def __init__(self, pictures, networks, finder:_Finder, folder:Path, name:str, extract:dict, batch_size:int, bank_size:int, settings:dict, turns, negatives=None):
         self.pictures, self.finder, self.folder, self.name, self.extract, self.turns = pictures, finder, folder, name, extract, turns
-        self.batch_size, self.bank_size, self.parts, self.stopping = batch_size, bank_size, folder/'localize.parts', threading.Event()
+        self.batch_size, self.bank_size, self.parts, self.stopping, self.negatives = batch_size, bank_size, folder/'localize.parts', threading.Event(), negatives
         self.asked = dict(images=len(pictures.ids), ids=_digest(*(id.encode(errors='surrogateescape') + b'\n' for id in pictures.ids)),
                           weights=weights_digest(*networks), **pictures.described, **settings)
 
@@ -242,7 +243,13 @@ class _Run:
         write_json(self.parts/'plan.json', dict(asked=self.asked, sizes=known['sizes'], reasons=known['reasons']))
 
     def _bank(self, known:dict, pool) -> dict:
-        "Embeddings and mean colour of the first readable pictures in the bank's order."
+        "Embeddings and mean colour of other pictures where they were asked for, else of the first readable pictures in the bank's order."
+        if self.negatives is not None:
+            if all(reason is not None for reason in known['reasons']): self._refuse_few(known, 0)
+            embeddings, colour = load_bank(self.negatives)
+            width = self.finder.width
+            if embeddings.shape[1] != width: raise InputError(f'the bank of {self.negatives} has embeddings of {embeddings.shape[1]} numbers, those of {self.name} have {width}: use a bank of the same checkpoint')
+            return dict(embeddings=embeddings, colour=colour, ids=load_checkpoint(self.negatives).get('ids') or ['']*len(embeddings))
         shapes = self.pictures.shapes(known['sizes'], known['stride'])
         order = [row for row in (bank_order(self.pictures.ids) if self.pictures.bank is None else self.pictures.bank.tolist()) if known['reasons'][row] is None]
         kept = {}
@@ -277,7 +284,7 @@ class _Run:
         "This process's share of the batches."
         self.known, self.batches = known, self._batches(known)
         number = {id: row for row, id in enumerate(self.pictures.ids)}
-        self.bank_rows = torch.tensor([number[id] for id in known['bank']['ids']])
+        self.bank_rows = torch.tensor([number.get(id, -1) for id in known['bank']['ids']])          # none of these pictures, where the bank is of others
         jobs = [pool.submit(self._batch, number) for number in known['todo'][processes.rank::processes.count]]
         images = sum(len(rows) for rows, _ in self.batches)
         with progress(None, 'localizing', total=images) as bar:
@@ -359,6 +366,7 @@ def localize(
     extract:dict|None=None, # arguments of `oacl.masks.mask_to_boxes`
     batch_size:int=64, # pictures in a batch
     bank_size:int=512, # embeddings to tell each picture from
+    negatives:str|Path|None=None, # tell them from other pictures: bank.pt of another run, or a checkpoint with a bank such as 'photos'; None: from one another
     crf:bool=False, # refine maps along the edges with `oacl.masks.refine_crf`, at the size they are found in
     precision:str='fp32', # of the encoder, see `oacl.inference.for_inference`
     device:str='auto', # see `oacl.core.pick_device`; of several GPUs each process gets its own
@@ -375,9 +383,9 @@ def localize(
         finder = _Finder(networks, wanted, processes.device(device), precision, crf, **score)
         slots, readers = (threads, threads + 1) if finder.device.type == 'cpu' else (1, None)
         settings = dict(masks=masks, boxes=boxes, extract=extract, batch_size=batch_size, bank_size=bank_size, crf=crf, **score,
-                        precision=finder.encoder.precision)
+                        precision=finder.encoder.precision, negatives=None if negatives is None else str(negatives))
         name = str(checkpoint) if isinstance(checkpoint, (str, Path)) else 'networks in memory'
-        run = _Run(pictures, networks, finder, folder, name, extract, batch_size, bank_size, settings, threading.Semaphore(slots))
+        run = _Run(pictures, networks, finder, folder, name, extract, batch_size, bank_size, settings, threading.Semaphore(slots), negatives)
         with decoding(workers or readers) as pool:
             known = processes.first(lambda: run.prepare(resume, overwrite, pool))
             if known: run.work(known, processes, pool)
