@@ -25,7 +25,7 @@ from .checkpoints import load_checkpoint, shipped_weights
 from .contracam import embedding_bank
 from .core import CheckpointError, DataError, InputError, OaclError, progress
 from .data import find_images, load_images, split_images
-from .encoders import encoder as make_encoder, load_pretrained, projector as make_projector
+from .encoders import encoder as make_encoder, load_bank, load_pretrained, projector as make_projector
 from .eval.localization import pointing_game, threshold_ious
 from .eval.probe import bootstrap_interval, extract_features, knn_predict
 from .localize import maps_after
@@ -104,21 +104,22 @@ def contracam_scores(
     upscales:tuple[int,...]=(1, 2), # finer maps
     iters:tuple[int,...]=(1, 2), # looks
     temperatures:tuple[float,...]=(1., .07, .02), # of the score: the paper's, and two under which the nearest negatives count most
+    bank:tuple|None=None, # of `oacl.encoders.load_bank`: other negatives to choose
 ) -> dict[str,Scores]: # setting -> scores
-    "ContraCAM under every combination of settings; the other pictures are the negatives."
-    return {setting: score_maps(maps, truth.masks) for setting, maps in _contracam_maps(networks, truth, sizes, upscales, iters, temperatures)}
+    "ContraCAM under every combination of settings; the negatives are the other pictures, or those of a bank."
+    return {setting: score_maps(maps, truth.masks) for setting, maps in _contracam_maps(networks, truth, sizes, upscales, iters, temperatures, bank)}
 
-def _contracam_maps(networks, truth, sizes, upscales, iters, temperatures):
+def _contracam_maps(networks, truth, sizes, upscales, iters, temperatures, bank=None):
     "Pairs of setting and maps (N,1,S,S)."
     own = torch.eye(len(truth), dtype=torch.bool)
     for size in sizes:
         images = _shown(truth, size)
-        bank, colour = embedding_bank(*networks, images)
-        for upscale, temperature in product(upscales, temperatures):
-            how = dict(upscale=upscale, temperature=temperature, negatives=bank, fill=colour)
-            parts = [maps_after(*networks, images[rows], list(iters), exclude=own[rows], **how) for rows in torch.arange(len(truth)).split(64)]
+        companies = {'': (*embedding_bank(*networks, images), own)} | ({} if bank is None else {', negatives of the checkpoint': (*bank, own.new_zeros(len(truth), len(bank[0])))})
+        for upscale, temperature, (company, (negatives, colour, exclude)) in product(upscales, temperatures, companies.items()):
+            how = dict(upscale=upscale, temperature=temperature, negatives=negatives, fill=colour)
+            parts = [maps_after(*networks, images[rows], list(iters), exclude=exclude[rows], **how) for rows in torch.arange(len(truth)).split(64)]
             for count, maps in zip(iters, zip(*parts)):
-                yield f'{size} px, upscale {upscale}, {count} look{"s"*(count > 1)}, temperature {temperature:g}', _sized(torch.cat(maps), truth)
+                yield f'{size} px, upscale {upscale}, {count} look{"s"*(count > 1)}, temperature {temperature:g}{company}', _sized(torch.cat(maps), truth)
 
 def norm_scores(
     encoder:nn.Module, # with .features
@@ -159,12 +160,13 @@ def contest(
     networks:tuple[nn.Module,nn.Module], # encoder and projector
     random:list, # pairs of networks that were never trained
     truth:Truth, # N pictures
+    bank:tuple|None=None, # negatives that the trained networks bring along
     **grid, # sizes, upscales, iters and temperatures of `contracam_scores`
 ) -> dict[str,dict[str,Scores]]: # contestant -> setting -> scores
     "All contestants under all their settings."
     plain = {name: values for name, values in grid.items() if name in ('sizes', 'upscales')}
     untrained_scores = {f'{setting}, seed {seed}': scores for seed, pair in enumerate(random) for setting, scores in contracam_scores(pair, truth, **grid).items()}
-    return {'ContraCAM': contracam_scores(networks, truth, **grid), 'activation norm': norm_scores(networks[0], truth, **plain),
+    return {'ContraCAM': contracam_scores(networks, truth, bank=bank, **grid), 'activation norm': norm_scores(networks[0], truth, **plain),
             'random weights': untrained_scores, 'centre box': box_scores(truth)}
 
 def compare(
@@ -231,7 +233,8 @@ def model_card(
     if coco is None: truths, grid = (scene_objects(60, 42), scene_objects(300, 43)), dict(sizes=(64,)) | grid
     else: truths = coco_objects(coco, 'train'), coco_objects(coco, 'val')
     pictures = (scene_classes(2000, 51), scene_classes(1000, 52)) if classes is None else folder_classes(classes)
-    chosen, reported = (contest(networks, random, truth, **grid) for truth in progress(truths, 'maps'))
+    bank = load_bank(checkpoint) if 'bank' in load_checkpoint(checkpoint) else None
+    chosen, reported = (contest(networks, random, truth, bank, **grid) for truth in progress(truths, 'maps'))
     return dict(name=str(checkpoint), info=load_checkpoint(checkpoint).get('info', {}), parameters=[count(network) for network in networks], bytes=file.stat().st_size,
                 neighbours=neighbour_scores({'trained': [networks[0]], 'random weights': [pair[0] for pair in random]}, *pictures),
                 pictures=dict(chosen_on=len(truths[0]), reported_on=len(truths[1]), classified=len(pictures[1][1]), classes=int(pictures[1][1].max()) + 1,

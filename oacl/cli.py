@@ -16,7 +16,7 @@ __all__ = ['app', 'Data', 'Out', 'Resume', 'Overwrite', 'Device', 'Seed', 'Check
            'detect_convert', 'reproduce', 'main']
 
 # %% ../nbs/23_cli.ipynb #3abea6f3
-import functools, os, shlex, subprocess, sys
+import functools, math, os, shlex, subprocess, sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -96,10 +96,10 @@ def _overrides(method=None, arch=None, steps=None, batch_size=None, lr=None, opt
     return {name: group for name, group in groups.items() if group}
 
 # %% ../nbs/23_cli.ipynb #8f33d83a
-def _train_part(data:str, overrides:dict, world:dict, seed:int):
+def _train_part(data:str, overrides:dict, world:dict, seed:int, everything:bool=False):
     "The pictures to learn from, and the settings."
     from oacl.pipeline import open_data
-    return open_data(dict(data=data, world=world, overrides=overrides), seed)
+    return open_data(dict(data=data, world=world, overrides=overrides), seed, everything)
 
 def _world(data:str, objects, background_bias, context_bias) -> dict:
     "Arguments of the embedded world; refused for photographs."
@@ -128,6 +128,8 @@ def pretrain(data:Data, out:Out,
     optimizer:Optimizer=None, precision:Precision=None, size:Size=None, view_size:ViewSize=None, crop_scale:CropScale=None,
     accumulate:Annotated[int, typer.Option(help='parts of a batch, computed one after the other')]=1,
     compile:Annotated[bool, typer.Option('--compile', help='torch.compile the encoder')]=False,
+    epochs:Annotated[Optional[float], typer.Option(help='passes over the images, instead of --steps', min=0)]=None,
+    all_images:Annotated[bool, typer.Option('--all-images', help='learn from every image of the folder; otherwise from its train/, or from four in five')]=False,
     stream:Annotated[bool, typer.Option('--stream', help='read photographs from disk while training, instead of keeping them in memory')]=False,
     cache:Annotated[Optional[Path], typer.Option(help='folder for decoded photographs, with --stream')]=None,
     knn_every:Annotated[int, typer.Option(help='steps between two k-NN accuracies of training images; 0: none', min=0)]=0,
@@ -141,6 +143,7 @@ def pretrain(data:Data, out:Out,
     from oacl.methods import architecture_of
     from oacl.processes import Processes
     _check_augmentations(crop, mix, boxes, masks, localize_every)
+    if epochs is not None and steps is not None: raise InputError('--epochs and --steps both say how long to train: leave one out')
     overrides = _overrides(method, arch, steps, batch_size, lr, optimizer, precision, size, view_size, widths=widths, temperature=temperature, crop_scale=crop_scale)
     overrides.setdefault('views', {}).update(_given(mix=mix_probability, threshold=mix_threshold, queue_size=mix_queue, mixing=mix if mix in ('mixup', 'cutmix') else None))
     overrides.setdefault('train', {}).update(_given(base_lr=base_lr, weight_decay=weight_decay, warmup=warmup))
@@ -149,10 +152,11 @@ def pretrain(data:Data, out:Out,
         resume = resume or here.restarted
         here.first(lambda: check_folder(out, resume, overwrite, data))
         objects_from = dict(boxes=boxes if crop == 'object-aware' and not localize_every else None, masks=masks if mix == 'background' and not localize_every else None, strict=strict)
-        if stream: pictures, settings = from_disk(data, overrides, seed, cache, **objects_from)
+        if stream: pictures, settings = from_disk(data, overrides, seed, cache, everything=all_images, **objects_from)
         else:
-            splits, settings = _train_part(data, overrides, _world(data, objects, background_bias, context_bias), seed)
+            splits, settings = _train_part(data, overrides, _world(data, objects, background_bias, context_bias), seed, all_images)
             pictures = in_memory(splits.train, **objects_from)
+        if epochs is not None: settings['train']['steps'] = math.ceil(epochs*len(pictures)/settings['train']['batch_size'])
         loop = dict(accumulate=accumulate, knn_every=knn_every, labels=pictures.labels)
         check_pretraining(pictures, settings, device, here.count, init=None if resume else init, **loop)
         search = one_stage(settings, localize_every, localize_warmup, crop == 'object-aware', mix == 'background') if localize_every else None

@@ -201,10 +201,12 @@ def from_disk(
     boxes:str|Path|None=None, # boxes file: object-aware crop
     masks:str|Path|None=None, # masks folder: background mixup
     strict:bool=False, # stop at the first image without boxes or mask
+    everything:bool=False, # the whole folder, not its training part
 ) -> tuple[DiskData,dict]: # data with `notes`, and the settings; raises DataError
-    "The training part of a folder, read while it is needed, for folders that do not fit into memory."
+    "The training part of a folder, or all of it, read while it is needed, for folders that do not fit into memory."
     if str(folder) == 'scenes': raise InputError('scenes are drawn in memory: use --stream with a folder of photographs')
-    images = split_images(find_images(folder), seed=seed)[0]
+    images = find_images(folder)
+    if not everything: images = split_images(images, seed=seed)[0]
     settings = settings_for(images, **overrides)
     data = DiskData(images, settings['data']['size'], boxes, masks, cache=cache, strict=strict)
     data.notes = _note(data.without_boxes, len(data), 'boxes') + _note(data.without_mask, len(data), 'mask')
@@ -350,6 +352,7 @@ def open_folder(
     path:str|Path, # folder of images: flat, nested, or class folders, with train/ and val/ or without
     size:int=96, # side of the squares in memory
     seed:int=0, # of the split, where the folder has none
+    everything:bool=False, # learn from every image, also those to test on
 ) -> Splits: # raises DataError
     "A folder of photographs, split: its own train and val, or one image in five for testing."
     images = find_images(path)
@@ -357,6 +360,7 @@ def open_folder(
     row = {id: i for i, id in enumerate(source.ids)}
     readable = images.subset([i for i, id in enumerate(images.ids) if id in row])
     train, test = (source.subset([row[id] for id in part.ids]) for part in split_images(readable, seed=seed))
+    if everything: train = source
     train.broken = source.broken
     return Splits(train, train, None, test)
 
@@ -455,11 +459,13 @@ def _keep_config(folder:Path, config:dict) -> None:
 def open_data(
     config:dict, # of a pipeline
     seed:int, # one of its seeds
+    everything:bool=False, # see `open_folder`
 ) -> tuple[Splits,dict]: # the data and the settings for it
     "The data of a pipeline, and its settings."
     size = config['overrides'].get('data', {}).get('size')
+    if everything and config['data'] == 'scenes': raise InputError('--all-images is for a folder: scenes to learn from and to test on are drawn apart')
     if config['data'] == 'scenes': splits = open_scenes(seed, **config['world'] | ({} if size is None else dict(size=size)))
-    else: splits = open_folder(config['data'], PHOTOS['data']['size'] if size is None else size, seed)
+    else: splits = open_folder(config['data'], PHOTOS['data']['size'] if size is None else size, seed, everything)
     return splits, settings_for(splits.train, **config['overrides'])
 
 def localize_data(

@@ -23,6 +23,7 @@ class Source:
     images: int|None # in that folder; None: not known beforehand
     localize: tuple = () # options of the search; () where there is no second training
     again: tuple = () # options of the second training, {first}: folder of the first run
+    whole: bool = True # learn from every image of the folder, not from its train/ alone
 
 EPOCHS, BATCH = 800, 256
 PUBLISHED = ('--method', 'moco', '--arch', 'resnet50', '--optimizer', 'sgd', '--base-lr', '0.03', '--weight-decay', '1e-4', '--temperature', '0.2', '--batch-size', str(BATCH),
@@ -35,7 +36,7 @@ def _official(name, *splits): return sum(LAYOUTS[name].official[split] for split
 
 SOURCES = dict(
     coco=Source('coco', 'COCO/train2017', _official('coco', 'train'), **CROP),
-    imagenet9=Source('imagenet9', 'bg_challenge/original', None, **MIX),
+    imagenet9=Source('imagenet9', 'bg_challenge/original', None, **MIX, whole=False),
     cub=Source('cub', 'CUB_200_2011/images', _official('cub', 'train', 'test')),
     flowers=Source('flowers', 'flowers-102/jpg', _official('flowers', 'train', 'val', 'test')))
 
@@ -111,7 +112,7 @@ def commands(
     source = SOURCES[recipe.source]
     data, first, second = f'{root}/{source.folder}', f'{runs}/{recipe.source}-plain', f'{runs}/{recipe.source}-debiased'
     def train(run, *extra):
-        how = (*PUBLISHED, *(_DRY_TRAINING if dry else ('--steps', str(steps_of(source) or 'STEPS'))))            # of an option given twice the last counts
+        how = (*PUBLISHED, *(['--all-images'] if source.whole else []), *(_DRY_TRAINING if dry else ('--epochs', str(EPOCHS))))            # of an option given twice the last counts
         return ('pretrain', data, '--out', run, *how, *(word.format(first=first) for word in extra))
     def judge(run): return tuple(word.format(root=root, run=run) for word in recipe.judge) + (recipe.dry if dry else ())
     lines = [tuple(word.format(root=root) for word in recipe.before)] if recipe.before else []
@@ -129,7 +130,7 @@ def recipe_text(
     "Figure, cost and commands of a recipe."
     source, steps = SOURCES[recipe.source], steps_of(SOURCES[recipe.source])
     trainings = sum(words[0] == 'pretrain' for words in commands(recipe))
-    work = f'{source.images:,} images × {EPOCHS} epochs = {steps:,} steps of {BATCH}' if steps else f'images of {source.folder}/train × {EPOCHS} epochs / {BATCH} = STEPS'
+    work = f'{source.images:,} images × {EPOCHS} epochs = {steps:,} steps of {BATCH}' if steps else f'images of {source.folder}/train × {EPOCHS} epochs / {BATCH} steps'
     lines = [f'{recipe.name}: {recipe.title}', f"  published  {'' if recipe.published is None else recipe.published} ({recipe.status})",
              f"  cost       not measured on a GPU; {trainings} training{'s' if trainings > 1 else ''} of {work}"]
     if recipe.note: lines.append(f'  note       {recipe.note}')
