@@ -325,12 +325,14 @@ def evaluate_probes(name:EvalName, root:EvalRoot, checkpoint:Checkpoint='scenes'
 @evaluate.command('localization')
 @_polite
 def evaluate_maps(name:EvalName, root:EvalRoot, checkpoint:Checkpoint='scenes', iters:Annotated[int, typer.Option(help='ContraCAM iterations', min=1)]=10,
-    upscale:Annotated[int, typer.Option(help='finer maps: 1, 2 or 4')]=2, most:Most=None, size:EvalSize=224, batch_size:Batch=32, out:EvalOut=None, workers:Threads=None,
-    device:Device='auto', precision:EvalPrecision='fp32'):
+    upscale:Annotated[int, typer.Option(help='finer maps: 1, 2 or 4')]=2, temperature:Annotated[Optional[float], typer.Option(help='of the contrastive score')]=None,
+    crf:Annotated[bool, typer.Option('--crf', help='refine the maps along the edges, as published (pip install oacl[crf])')]=False,
+    most:Most=None, size:EvalSize=224, batch_size:Batch=32, out:EvalOut=None, workers:Threads=None, device:Device='auto', precision:EvalPrecision='fp32'):
     "ContraCAM's masks and boxes against the true ones: mask IoU, box IoU, CorLoc, pointing game, PxAP, MaxBoxAcc, MaxBoxAccV2, proposals."
     from oacl.eval.localization import evaluate_localization
     _check_there(f'localization/{name}', root)
-    _told(f'localization/{name}', evaluate_localization(*_networks(checkpoint), name, root, size, iters, upscale, most=most, batch_size=batch_size, workers=workers, device=device, precision=precision), out)
+    _told(f'localization/{name}', evaluate_localization(*_networks(checkpoint), name, root, size, iters, upscale, most=most, batch_size=batch_size, workers=workers, device=device, precision=precision,
+                                                             crf=crf, **_given(temperature=temperature)), out)
 
 def _one_suite(suite:str, root:Path, checkpoint:str, out, **settings):
     "One suite of `oacl.eval.suites`."

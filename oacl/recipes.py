@@ -68,8 +68,7 @@ def _shift(name, title, data, published=None, status=UNKNOWN, note=''):
     return Recipe(f'shift-{name}', f'{title} (accuracy, %)', 'imagenet9', _judged('shift', name), _SMALL, (data, 'imagenet'), (), published, status, note)
 
 def _masks(name, title):
-    return Recipe(f'masks-{name}', f'mask mIoU, {title} (%)', name, _judged('localization', name), ('--iters', '1', '--upscale', '1', *_SMALL),
-                  note='the published maps are refined with a CRF, which oacl evaluate localization does not do')
+    return Recipe(f'masks-{name}', f'mask mIoU, {title} (%)', name, (*_judged('localization', name), '--crf'), ('--iters', '1', '--upscale', '1', *_SMALL))
 
 _COUNTED = 'shown only with the classes that survive the official nine-class map: '
 RECIPES = {recipe.name: recipe for recipe in (
@@ -114,12 +113,12 @@ def commands(
     def train(run, *extra):
         how = (*PUBLISHED, *(['--all-images'] if source.whole else []), *(_DRY_TRAINING if dry else ('--epochs', str(EPOCHS))))            # of an option given twice the last counts
         return ('pretrain', data, '--out', run, *how, *(word.format(first=first) for word in extra))
-    def judge(run): return tuple(word.format(root=root, run=run) for word in recipe.judge) + (recipe.dry if dry else ())
+    light = lambda words: tuple(word for word in words if not (dry and word == '--crf'))                # the CRF is an extra that a dry run does without
+    def judge(run): return light(word.format(root=root, run=run) for word in recipe.judge) + (recipe.dry if dry else ())
     lines = [tuple(word.format(root=root) for word in recipe.before)] if recipe.before else []
     lines.append(train(first))
     if not source.localize or recipe.name.startswith('masks-'): return [*lines, judge(first)]
-    search = tuple(word for word in source.localize if not (dry and word == '--crf'))                   # the CRF is an extra that a dry run does without
-    lines.append(('localize', data, '--out', first, '--checkpoint', f'{first}/checkpoint.pt', *search, *(_DRY_SEARCH if dry else ())))
+    lines.append(('localize', data, '--out', first, '--checkpoint', f'{first}/checkpoint.pt', *light(source.localize), *(_DRY_SEARCH if dry else ())))
     return [*lines, train(second, *source.again), judge(first), judge(second)]
 
 def recipe_text(

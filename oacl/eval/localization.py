@@ -25,7 +25,7 @@ from ..datasets import Dataset, open_dataset
 from .probe import _ids_digest, bootstrap_interval, hold_out, stream
 from ..geometry import mask_boxes
 from ..inference import for_inference
-from ..masks import box_scores, check_maps, mask_to_boxes
+from ..masks import box_scores, check_maps, mask_to_boxes, refine_crf
 
 # %% ../../nbs/eval/11_localization.ipynb #57555968
 def _check_masks(
@@ -397,8 +397,11 @@ def evaluate_localization(
     workers:int|None=None, # decoding threads
     device=None, # where to compute; None: where the encoder is
     precision:str='fp32', # see `oacl.inference.for_inference`
-) -> dict: # see `localization_scores`; raises DataError where an image or a mask is missing
+    crf:bool=False, # refine the maps along the edges, as the published masks are (`oacl.masks.refine_crf`)
+    **score, # temperature and formula of `oacl.contracam.contracam`
+) -> dict: # see `localization_scores`; raises DataError where an image or a mask is missing, OaclError where crf needs its extra
     "ContraCAM's masks and boxes against the true ones of a public data set."
+    if crf: refine_crf(torch.rand(1, 3, 8, 8), torch.rand(1, 1, 8, 8))                     # what cannot work is refused at once
     val, test = localization_parts(name, root, most)
     there = next(encoder.parameters()).device if device is None else pick_device(str(device))
     home = next(encoder.parameters()).device
@@ -408,12 +411,14 @@ def evaluate_localization(
             rows = val.subset(range(min(bank, len(val))))
             pixels = torch.stack([image for _, batch in stream(functools.partial(_squeezed, rows, size=size), len(rows), batch_size, workers) for image in batch])
             negatives, colour = embedding_bank(*networks, pixels)
-            look = lambda images: contracam(*networks, images.to(there), iters, upscale, negatives, colour)
+            def look(images):
+                cams = contracam(*networks, images.to(there), iters, upscale, negatives, colour, **score)
+                return refine_crf(images, cams.cpu()) if crf else cams
             of_val, _ = _measured(look, val, size, batch_size, workers)
             meter, kept = _measured(look, test, size, batch_size, workers)
     finally: encoder.to(home), projector.to(home)
     found = localization_scores(meter, of_val, kept)
-    return found | dict(val_images=len(of_val.true), without_object=len(test) - len(kept), size=size, iters=iters, upscale=upscale, note=test.note)
+    return found | dict(val_images=len(of_val.true), without_object=len(test) - len(kept), size=size, iters=iters, upscale=upscale, crf=crf, **score, note=test.note)
 
 def localization_parts(
     name:str, # one of LOCALIZATION_SPLITS
