@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .augment import background_only, keep_objects, random_partners
 from .bench import conditions, fair_clock, take_turns
-from .core import DataError, InputError, pick_device, pick_precision, progress
+from .core import InputError, pick_device, pick_precision, progress
 from .data import find_images
 from .geometry import blocks
 from .loading import DiskData, square_pixels

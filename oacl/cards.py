@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .baselines import activation_norm
 from .checkpoints import load_checkpoint, shipped_weights
 from .contracam import embedding_bank
-from .core import CheckpointError, DataError, InputError, OaclError, progress
+from .core import CheckpointError, DataError, OaclError, progress
 from .data import find_images, load_images, split_images
 from .encoders import encoder as make_encoder, load_bank, load_pretrained, projector as make_projector
 from .eval.localization import pointing_game, threshold_ious

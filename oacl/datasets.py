@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .core import DataError, InputError, progress
-from .data import SUFFIXES, Images, decode_image, find_images, full_size, split_images
+from .core import DataError, InputError
+from .data import SUFFIXES, decode_image, find_images, full_size, split_images
 from .geometry import mask_boxes, tile_rectangle
 from .scenes import CLASSES, FAMILIES, VARIANTS, draw_scenes, hashed_uniform
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .core import DataError, InputError, RunError, atomic_write, progress, write_json
 from .data import _picture, decoding
-from .datasets import MIXED, Dataset, _checked, background_donors, challenge_pictures, open_dataset, read_instances, tiled_background
+from .datasets import MIXED, Dataset, _checked, background_donors, challenge_pictures, read_instances, tiled_background
 from .geometry import enlarge_boxes
 from .masks import load_mask
 from .scenes import VARIANTS

@@ -8,7 +8,7 @@ __all__ = ['FILLS', 'VIEWS', 'STYLE', 'Pictures', 'scene_pictures', 'folder_pict
            'captions_of', 'explorer_latency', 'explorer_notebook', 'explore_command']
 
 # %% ../nbs/22_explore.ipynb #d06748ad
-import base64, functools, html, io, json, os, sys, tempfile, threading, time, zipfile
+import base64, functools, html, io, json, sys, tempfile, threading, time, zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path

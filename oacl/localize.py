@@ -7,7 +7,7 @@ __all__ = ['LONGEST', 'working_shapes', 'Photos', 'Pixels', 'plan_batches', 'map
            'bank_order', 'localize']
 
 # %% ../nbs/09_localize.ipynb #b87b45f6
-import hashlib, os, shutil, tempfile, threading
+import hashlib, shutil, tempfile, threading
 from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .contracam import contracam, embedding_bank, evaluating
-from .core import CheckpointError, DataError, InputError, RunError, atomic_write, progress, read_json, write_json
+from .core import DataError, InputError, RunError, atomic_write, progress, read_json, write_json
 from .data import Images, decoding, full_size, load_whole
 from .encoders import load_bank, load_checkpoint, load_pretrained
 from .inference import for_inference

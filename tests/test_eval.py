@@ -93,7 +93,6 @@ def test_all_says_what_it_does_not_find_and_goes_on(said, world, tmp_path):
 def test_real_photos(shared, monkeypatch, tmp_path):
     "Imagenette's real photos through the probes, COCO's through localization."
     monkeypatch.setenv('OACL_QUIET', '1')
-    from oacl.datasets import open_dataset
     from oacl.encoders import load_pretrained
     from oacl.eval.localization import evaluate_localization
     networks = load_pretrained('scenes')

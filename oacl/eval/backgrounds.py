@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints import flat_tensors, load_checkpoint
-from ..core import CheckpointError, DataError, InputError, pick_device, progress
-from ..datasets import LAYOUTS, Dataset, open_dataset, superclass_map
-from .probe import (LinearProbe, _frozen, _ids_digest, _probed, bootstrap_interval, check_classes, classification_scores, confusion, dataset_features, extract_features,
+from ..core import CheckpointError, DataError, InputError, progress
+from ..datasets import LAYOUTS, open_dataset
+from .probe import (LinearProbe, _frozen, _ids_digest, bootstrap_interval, check_classes, classification_scores, confusion, dataset_features, extract_features,
                              hold_out, knn_accuracy, knn_predict, linear_probe, pack, stream, unpack)
 from ..inference import for_inference
 from ..scenes import CLASSES, VARIANTS, Scenes, challenge, object_crops, partner

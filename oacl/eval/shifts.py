@@ -8,11 +8,10 @@ __all__ = ['SHIFTS', 'shift_accuracy', 'shift_text', 'corruption_table']
 # %% ../../nbs/eval/13_shifts.ipynb #6959a5fa
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from ..core import DataError, InputError
-from ..datasets import CORRUPTIONS, IN9_CLASSES, LAYOUTS, Dataset, imagenet_indices, open_dataset, superclass_map, to_nine
+from ..datasets import CORRUPTIONS, IN9_CLASSES, imagenet_indices, open_dataset, superclass_map, to_nine
 from .backgrounds import Head
 from .probe import classification_scores, dataset_features
 
