@@ -250,27 +250,29 @@ def probe_speed(
     dim:int=512, # their length
     classes:int=200, # of them
     theirs:int=45, # weights that scikit-learn fits, evenly spaced among the 45; 0: none
-    tol:float=1e-6, # of scikit-learn; with its default of 1e-4 it stops after a few steps, points away from the minimum
+    tol:float=1e-8, # of scikit-learn; with its default of 1e-4 it stops after a few steps, points away from the minimum, and with 1e-6 still 0.4 points where the weight is weak
 ) -> dict: # seconds of ours and theirs (of so many weights), val accuracies at the weights both fitted
     "The sweep of the linear probe beside scikit-learn's, in one run."
     train, labels = overlapping_classes(rows, dim, classes)
     val, val_labels = overlapping_classes(max(classes, rows//4), dim, classes, 1)
-    start = time.perf_counter()
+    clock, _ = fair_clock(torch.device('cpu'))
+    start = clock()
     ours = linear_probe(train, labels, val, val_labels)
-    found = dict(ours=time.perf_counter() - start, best=ours.val_accuracy, weights=len(ours.weights), theirs=None, fitted=theirs, apart=None)
+    found = dict(ours=clock() - start, best=ours.val_accuracy, weights=len(ours.weights), theirs=None, fitted=theirs, apart=None, usually=None)
     if theirs:
         import warnings
         from sklearn.linear_model import LogisticRegression
         scaled = lambda features: ((features - ours.mean)/ours.deviation).float().numpy()
         some, others = scaled(train), scaled(val)
         picks = torch.linspace(0, len(ours.weights) - 1, theirs).round().long().tolist()
-        accuracies, start = [], time.perf_counter()
+        accuracies, start = [], clock()
         for pick in progress(picks, 'scikit-learn'):
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 model = LogisticRegression(C=1/(ours.weights[pick]*rows), tol=tol, max_iter=1000).fit(some, labels.numpy())
             accuracies.append(100*float((model.predict(others) == val_labels.numpy()).mean()))
-        found |= dict(theirs=time.perf_counter() - start, apart=max(abs(a - ours.val_accuracies[pick]) for a, pick in zip(accuracies, picks)), best_theirs=max(accuracies))
+        apart = [abs(a - ours.val_accuracies[pick]) for a, pick in zip(accuracies, picks)]
+        found |= dict(theirs=clock() - start, apart=max(apart), usually=statistics.median(apart), best_theirs=max(accuracies))
     return found
 
 def extraction_speed(
@@ -313,6 +315,6 @@ def bench_probe(
     if speed['theirs'] is not None:
         whole = speed['theirs']*speed['weights']/speed['fitted']
         told = '' if speed['fitted'] == speed['weights'] else f" (extrapolated from {speed['fitted']} weights, {speed['theirs']:.1f} s)"
-        lines.append(f"scikit-learn: {whole:.1f} s{told}, best {speed['best_theirs']:.2f}%; {whole/speed['ours']:.1f} x ours; accuracies at the same weight differ by at most {speed['apart']:.2f} points")
+        lines.append(f"scikit-learn: {whole:.1f} s{told}, best {speed['best_theirs']:.2f}%; {whole/speed['ours']:.1f} x ours; accuracies at the same weight differ by {speed['usually']:.2f} points as a rule, {speed['apart']:.2f} at most")
     lines += [f'features from JPEG files: {100*extraction_speed(size=size, images=images, device=device):.0f}% of the throughput of the encoder alone', f'MaxBoxAccV2 on 1,000 maps of 224 x 224: {boxes:.1f} s']
     return '\n'.join(lines)

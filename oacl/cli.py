@@ -620,7 +620,7 @@ app.add_typer(detection, name='detect')
 @_polite
 def detect_train(root:Annotated[Path, typer.Argument(help="the data set's folder, or the one above it", metavar='DATA-ROOT')], out:Out, checkpoint:Checkpoint='scenes',
     arch:Annotated[Optional[str], typer.Option(help='start from random weights of this architecture instead of a checkpoint: resnet50, …')]=None,
-    dataset:Annotated[str, typer.Option('--data', help='coco or voc')]='coco',
+    dataset:Annotated[str, typer.Option('--data', help='coco, voc (2012) or voc0712 (2007 and 2012, judged on 2007 as published)')]='coco',
     schedule:Annotated[Optional[str], typer.Option(help='published settings: coco-1x, coco-2x or voc-24k')]=None,
     head:Annotated[Optional[str], typer.Option('--arch-head', help='fpn or c4; their figures do not compare')]=None,
     masks:Annotated[Optional[bool], typer.Option('--masks/--no-masks', help='Mask R-CNN instead of Faster R-CNN')]=None,

@@ -875,12 +875,28 @@ VOC_CLASSES = ('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', '
 
 def _open_voc(home, split):
     from torchvision.datasets import VOCDetection, VOCSegmentation
+    if split in _VOC_YEARS: return _open_voc_years(home, split)
     detection, part = split.startswith('detection-'), split.split('-')[-1]
     with _reading('voc', home), _above(home, 'VOCdevkit/VOC2012') as above: found = (VOCDetection if detection else VOCSegmentation)(above, '2012', part)
     stems = [Path(path).stem for path in found.images]
     return Dataset('voc', split, home, [f'JPEGImages/{stem}.jpg' for stem in stems], None, list(VOC_CLASSES),
                    mask=None if detection else _MaskFiles(_voc_mask, home/'SegmentationClass', [f'{stem}.png' for stem in stems]),
                    boxes=functools.partial(_voc_boxes, home/'Annotations', stems), box_labels=functools.partial(_voc_kinds, home/'Annotations', stems))
+
+_VOC_YEARS = {'detection-trainval0712': (('VOC2007', 'trainval'), ('VOC2012', 'trainval')), 'detection-test2007': (('VOC2007', 'test'),)}
+
+def _open_voc_years(home, split):
+    "Parts of both years, whose folders stand beside each other."
+    home = home.absolute()                                                                  # its parent counts, also of '.'
+    files = [(year if year == 'VOC2007' else home.name, name) for year, part in _VOC_YEARS[split] for name, *_ in _text((home if year == 'VOC2012' else home.parent/year)/f'ImageSets/Main/{part}.txt')]
+    notes = [f'{year}/Annotations/{name}' for year, name in files]
+    return Dataset('voc', split, home.parent, [f'{year}/JPEGImages/{name}.jpg' for year, name in files], None, list(VOC_CLASSES),
+                   boxes=functools.partial(_voc_boxes, home.parent, notes), box_labels=functools.partial(_voc_kinds, home.parent, notes))
+
+def _voc_parts(split):
+    "What must be there for a split."
+    if split in _VOC_YEARS: return [f'{"." if year == "VOC2012" else "../VOC2007"}/{part}' for year, listed in _VOC_YEARS[split] for part in (f'ImageSets/Main/{listed}.txt', 'JPEGImages', 'Annotations')]
+    return [f'ImageSets/{"Main" if "-" in split else "Segmentation"}/{split.split("-")[-1]}.txt', 'JPEGImages', 'Annotations'] + ['SegmentationClass']*('-' not in split)
 
 def _voc_mask(path):
     mask = _grey(path)
@@ -907,11 +923,14 @@ def _voc_kinds(where, stems, row):
     return torch.tensor([VOC_CLASSES.index(name) for name, _ in objects], dtype=torch.int64)
 
 def _write_voc(home, artist, per_class, classes):
-    stems = {'train': [], 'val': []}
+    _write_voc_year(home, artist, per_class, classes, '2012_', {'train': [], 'val': []}, ('train', 'val'))
+    _write_voc_year(home.parent/'VOC2007', artist, 1, classes, '', {'trainval': [], 'test': []}, ())
+
+def _write_voc_year(home, artist, per_class, classes, start, stems, joined):
     for split, listed in stems.items():
         for label in range(classes):
             for i in range(per_class):
-                picture, stem = artist.draw(label), f'2012_{artist.next:06d}'
+                picture, stem = artist.draw(label), f'{start}{artist.next:06d}'
                 height, width = picture.size
                 inside = torch.from_numpy(picture.mask)[None].float()
                 near = F.max_pool2d(inside, 3, 1, 1)[0].bool() & ~inside[0].bool()
@@ -926,18 +945,18 @@ def _write_voc(home, artist, per_class, classes):
                                                        f'<depth>3</depth></size>{boxes}</annotation>')
                 listed.append(stem)
     for kind in ('Segmentation', 'Main'):
-        for split, listed in (stems | {'trainval': stems['train'] + stems['val']}).items():
+        for split, listed in (stems | ({'trainval': sum((stems[part] for part in joined), [])} if joined else {})).items():
             _write(home/f'ImageSets/{kind}/{split}.txt', ''.join(f'{stem}\n' for stem in listed))
 
 _register('voc', title='Pascal VOC 2012', folders=('VOCdevkit/VOC2012', 'VOC2012'), open=_open_voc, write=_write_voc,
           splits=('train', 'val', 'trainval', 'detection-train', 'detection-val', 'detection-trainval'),
-          official={'train': 1464, 'val': 1449, 'trainval': 2913, 'detection-train': 5717, 'detection-val': 5823, 'detection-trainval': 11_540},
+          official={'train': 1464, 'val': 1449, 'trainval': 2913, 'detection-train': 5717, 'detection-val': 5823, 'detection-trainval': 11_540, 'detection-trainval0712': 16_551, 'detection-test2007': 4952},
           extra='the segmentation lists train, val and trainval have masks',
-          parts=lambda split: [f'ImageSets/{"Main" if "-" in split else "Segmentation"}/{split.split("-")[-1]}.txt', 'JPEGImages', 'Annotations']
-                              + ['SegmentationClass']*('-' not in split),
+          parts=_voc_parts, more=tuple(_VOC_YEARS),
           tree="""VOCdevkit/VOC2012/
   JPEGImages/<image>.jpg  Annotations/<image>.xml  SegmentationClass/<image>.png
-  ImageSets/Segmentation/{train,val,trainval}.txt  ImageSets/Main/{train,val,trainval}.txt""")
+  ImageSets/Segmentation/{train,val,trainval}.txt  ImageSets/Main/{train,val,trainval}.txt
+VOCdevkit/VOC2007/ beside it for trainval0712 and test2007: JPEGImages/ Annotations/ ImageSets/Main/{trainval,test}.txt""")
 
 # %% ../nbs/01_datasets.ipynb #8ec18bdc
 def imagenet_indices(

@@ -491,14 +491,14 @@ def scheduled(
     return usual[0] | (model or {}), found
 
 # %% ../../nbs/eval/14_detection.ipynb #d27de3cd
-_SPLITS = dict(coco=('train', 'val'), voc=('detection-train', 'detection-val'))
+_SPLITS = dict(coco=('train', 'val'), voc=('detection-train', 'detection-val'), voc0712=('detection-trainval0712', 'detection-test2007'))
 
 def detection_run(
     root:str|Path, # the data set's folder, or the one above it
     out:str|Path, # run folder
     checkpoint:str|None='scenes', # encoder to start from: see `load_pretrained`; None: random weights of `arch`
     arch:str|None=None, # of a random start
-    dataset:str='coco', # 'coco' or 'voc'
+    dataset:str='coco', # 'coco', 'voc' (2012) or 'voc0712' (both years, judged on the test images of 2007, as published)
     schedule:str|None=None, # a key of `SCHEDULES`
     model:dict|None=None, # settings of `detector`, instead of the schedule's
     training:dict|None=None, # settings of `train_detector`, instead of the schedule's
@@ -515,7 +515,7 @@ def detection_run(
     torch.manual_seed(seed)
     network = load_pretrained(checkpoint)[0] if checkpoint else encoder(arch)
     detector(network, ['object'], **model)                                          # settings that cannot be are refused before the data is read
-    learn, check = (Instances(open_dataset(dataset, root, split), model.get('masks', False)) for split in _SPLITS[dataset])
+    learn, check = (Instances(open_dataset(dataset.removesuffix('0712'), root, split), model.get('masks', False)) for split in _SPLITS[dataset])
     found = detector(network, learn.classes, **model)
     write_json(out/'config.json', dict(command=command, data=dataset, splits=_SPLITS[dataset], encoder=checkpoint or f'{arch}, random', schedule=schedule,
                                        detector=found.settings, training=training, seed=seed))
