@@ -265,3 +265,30 @@ def test_bench_training(said):
     code, out, err = said('bench', 'training', '--part', 'mixup', '--rounds', 1, '--device', 'cpu')
     assert code == 0 and out.count('| batched') == 2 and '| a step of' not in out
     one_line(*said('bench', 'training', '--part', 'speed'), "'speed'", 'lightly')
+
+# ---- from a checkpoint, and with few pictures
+
+def test_from_all_images_to_one_photo(said, here):
+    "Train on all images for some epochs, ship the model with its negatives, look at one photo, and go on from the weights."
+    photos('photos', 12); photos('one', 1)
+    code, out, err = said('pretrain', 'photos', '--out', 'first', '--epochs', 2, '--all-images', '--batch-size', 6, '--widths', '8,8,16', *TINY)
+    assert code == 0 and 'trained on 12 images' in out, err
+    assert json.loads(Path('first/config.json').read_text())['steps'] == 4
+    code, _, err = said('localize', 'photos', '--checkpoint', 'first/checkpoint.pt', '--out', 'found', '--size', 32, '--bank-size', 5, '--device', 'cpu')
+    assert code == 0 and json.loads(Path('found/localize.json').read_text())['bank'] == 5, err
+    code, _, err = said('export', 'first', '--out', 'small.pt', '--bank', 'found/bank.pt')
+    assert code == 0, err
+    look = ['localize', 'one', '--checkpoint', 'small.pt', '--size', 32, '--device', 'cpu']
+    one_line(*said(*look, '--out', 'alone'), 'at least two')
+    code, out, err = said(*look, '--out', 'seen', '--negatives', 'small.pt')
+    assert code == 0 and '1 images' in out, err
+    code, _, err = said('pretrain', 'photos', '--out', 'second', '--init', 'small.pt', '--epochs', 1, '--batch-size', 4, *TINY)
+    config = json.loads(Path('second/config.json').read_text())
+    assert code == 0 and config['arch']['widths'] == [8, 8, 16] and config['init'] == 'small.pt' and config['images'] == 10, err
+
+@pytest.mark.parametrize('words, message', [(['--epochs', 1, '--steps', 3], 'leave one out'), (['--init', 'absent.pt'], 'no checkpoint at absent.pt'),
+                                            (['--init', 'scenes', '--widths', '8,8,16'], 'another encoder')])
+def test_beginnings_that_cannot_be(said, here, words, message):
+    photos('photos', 12)
+    one_line(*said('pretrain', 'photos', '--out', 'run', '--batch-size', 4, *TINY, *words), message)
+    assert not Path('run').exists()
