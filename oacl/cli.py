@@ -147,7 +147,9 @@ def pretrain(data:Data, out:Out,
     overrides = _overrides(method, arch, steps, batch_size, lr, optimizer, precision, size, view_size, widths=widths, temperature=temperature, crop_scale=crop_scale)
     overrides.setdefault('views', {}).update(_given(mix=mix_probability, threshold=mix_threshold, queue_size=mix_queue, mixing=mix if mix in ('mixup', 'cutmix') else None))
     overrides.setdefault('train', {}).update(_given(base_lr=base_lr, weight_decay=weight_decay, warmup=warmup))
-    if init is not None and arch is None and widths is None: overrides['train'].update(_given(arch=architecture_of(init)))
+    if init is not None and arch is None and widths is None:
+        begun = out/'checkpoint.pt'                                                  # the beginning is not needed any more
+        overrides['train'].update(_given(arch=architecture_of(begun if resume and begun.exists() else init)))
     with Processes() as here:
         resume = resume or here.restarted
         here.first(lambda: check_folder(out, resume, overwrite, data))

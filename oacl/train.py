@@ -463,7 +463,7 @@ class _Run:
 # What runs had before a setting existed.
 _DEFAULTS = dict(accumulate=1, processes=1, one_stage=None, init=None)
 
-# The statistics of batch norm are each process's own, or SyncBatchNorm's; torch 2.13 gave the argument another name.
+# The statistics of batch norm are each process's own, or SyncBatchNorm's; newer versions of torch gave the argument another name.
 _OWN_BUFFERS = {'forward_sync_buffers' if 'forward_sync_buffers' in signature(DistributedDataParallel.__init__).parameters else 'broadcast_buffers': False}
 
 class _Watch:

@@ -285,6 +285,9 @@ def test_from_all_images_to_one_photo(said, here):
     code, _, err = said('pretrain', 'photos', '--out', 'second', '--init', 'small.pt', '--epochs', 1, '--batch-size', 4, *TINY)
     config = json.loads(Path('second/config.json').read_text())
     assert code == 0 and config['arch']['widths'] == [8, 8, 16] and config['init'] == 'small.pt' and config['images'] == 10, err
+    Path('small.pt').unlink()
+    code, _, err = said(*second, '--resume')                                # what it began with is not needed any more
+    assert code == 0, err
 
 @pytest.mark.parametrize('words, message', [(['--epochs', 1, '--steps', 3], 'leave one out'), (['--init', 'absent.pt'], 'no checkpoint at absent.pt'),
                                             (['--init', 'scenes', '--widths', '8,8,16'], 'another encoder')])
