@@ -282,7 +282,8 @@ def test_from_all_images_to_one_photo(said, here):
     one_line(*said(*look, '--out', 'alone'), 'at least two')
     code, out, err = said(*look, '--out', 'seen', '--negatives', 'small.pt')
     assert code == 0 and '1 images' in out, err
-    code, _, err = said('pretrain', 'photos', '--out', 'second', '--init', 'small.pt', '--epochs', 1, '--batch-size', 4, *TINY)
+    second = ['pretrain', 'photos', '--out', 'second', '--init', 'small.pt', '--epochs', 1, '--batch-size', 4, *TINY]
+    code, _, err = said(*second)
     config = json.loads(Path('second/config.json').read_text())
     assert code == 0 and config['arch']['widths'] == [8, 8, 16] and config['init'] == 'small.pt' and config['images'] == 10, err
     Path('small.pt').unlink()
