@@ -607,10 +607,11 @@ def bench_loading(folder:Annotated[Path, typer.Argument(help='folder of images',
 def card(checkpoint:Annotated[str, typer.Argument(help="'photos' or 'scenes', or a checkpoint file of oacl")]='photos',
     coco:Annotated[Optional[Path], typer.Option(help='COCO 2017, or a part of it: annotations/, train2017/ and val2017/')]=None,
     imagenette:Annotated[Optional[Path], typer.Option(help='photographs with classes: train/ and val/ with one folder a class')]=None,
+    crf:Annotated[bool, typer.Option('--crf', help='also refine all maps with a dense CRF (pip install oacl[crf])')]=False,
     out:Annotated[Optional[Path], typer.Option('--out', help='also write the figures as JSON to this file')]=None):
     "Measure a checkpoint and print its model card; without folders, on the embedded world."
     from oacl.cards import card_text, model_card
-    found = model_card(checkpoint, coco, imagenette)
+    found = model_card(checkpoint, coco, imagenette, crf=crf)
     if out is not None: write_json(out, found)
     typer.echo(card_text(found))
 
