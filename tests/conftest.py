@@ -1,5 +1,5 @@
 "What the tests share: the command as people run it, what it leaves behind, and data that lies beside the checkout on some machines."
-import contextlib, hashlib, os, subprocess, sys, time
+import contextlib, hashlib, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +86,8 @@ def environment():
 
 def start(*args, cwd):
     "A process in a group of its own, as a terminal starts it."
-    return subprocess.Popen(list(map(str, args)), cwd=cwd, env=environment(), start_new_session=True, text=True,
+    interruptible = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)               # a background job's children ignore Ctrl-C otherwise
+    return subprocess.Popen(list(map(str, args)), cwd=cwd, env=environment(), start_new_session=True, text=True, preexec_fn=interruptible,
                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 def wait_for(path, process, seconds=240):
