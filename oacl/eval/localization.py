@@ -401,7 +401,7 @@ def evaluate_localization(
     **score, # temperature and formula of `oacl.contracam.contracam`
 ) -> dict: # see `localization_scores`; raises DataError where an image or a mask is missing, OaclError where crf needs its extra
     "ContraCAM's masks and boxes against the true ones of a public data set."
-    if crf: refine_crf(torch.rand(1, 3, 8, 8), torch.rand(1, 1, 8, 8))                     # what cannot work is refused at once
+    if crf: refine_crf(torch.zeros(1, 3, 8, 8), torch.full((1, 1, 8, 8), .5))                     # what cannot work is refused at once
     val, test = localization_parts(name, root, most)
     there = next(encoder.parameters()).device if device is None else pick_device(str(device))
     home = next(encoder.parameters()).device

@@ -413,7 +413,7 @@ def _path(
         units = _units(spread, classes, weight).to(x)
         if weight > float(spread.max()):                     # the penalty is nearly all of the curvature, and single precision cannot see the little the loss gains
             if fits: theta = torch.cat([theta[:-1]*(weights[number - 1]/weight), theta[-1:]])
-            for _ in range(1 if fits else 3): theta = theta - units**2*_gradient(x, target, weight, theta)[1]
+            for _ in range(1 if fits and weights[number - 1] < 2*weight else 3): theta = theta - units**2*_gradient(x, target, weight, theta)[1]
         else: theta, loss = _fit(x, target, weight, units, _pointed_at(fits, weights[:number + 1]) if fits else theta, steps, 1e-5*min(1., loss))
         fits.append(theta)
     return fits
